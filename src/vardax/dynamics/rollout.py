@@ -1,0 +1,310 @@
+"""A model trajectory over a window, and what is kept of it for the adjoint.
+
+    x_0 given,   x_{k+1} = M_k(x_k),   k = 0 .. K - 1
+
+`rollout` stacks x_0 .. x_K on a leading axis. It is a plain `lax.scan`, never a custom derivative rule, so tangents
+(jvp), adjoints (vjp), Hessian-vector and Gauss-Newton products all work through it, also under `vmap`.
+
+What differs is memory. The adjoint of step k needs the state x_k (and the intermediate values of the step), which are
+either kept or computed again. The `forward_adjoint` slot chooses, recognised by name (`forward_memory`):
+
+- `DirectAdjoint()`: everything is kept. Fastest; memory K times that of one linearised step.
+- `RecursiveCheckpointAdjoint(checkpoints=k)`: two nested scans. The k block starts are kept; a block is run again when
+  the adjoint reaches it and each of its steps once more, so about k + K/k states and up to two more model runs.
+- `RecursiveCheckpointAdjoint()`: keeps everything while that is estimated to fit `KEEP_BUDGET_BYTES`, and takes
+  k = sqrt(K) beyond. `rollout_memory` says which of the two it is.
+- `ForwardMode()`: a plain scan; for jvp, which keeps nothing anyway.
+
+The estimate is K times the bytes of the residuals of one linearised step, read off an abstract trace. It is per
+sample: a batch under `vmap` keeps that much for each member.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optimistix as optx
+from jaxtyping import Array, ArrayLike, PyTree
+
+from vardax.dynamics.stepping import StepConvention, in_state_dtype, step_convention
+
+__all__ = [
+    "KEEP_BUDGET_BYTES",
+    "Rematerialise",
+    "StoreLinearisation",
+    "forward_memory",
+    "rollout",
+    "rollout_memory",
+]
+
+KEEP_BUDGET_BYTES = 2**30
+"""`RecursiveCheckpointAdjoint()` keeps the whole linearisation while it is estimated below this (1 GiB)."""
+
+SURE_FACTOR = 1000
+"""No step is expected to keep more than this many times its state: windows that fit even then are not estimated."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StoreLinearisation:
+    """Keep what the adjoint needs of every step."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rematerialise:
+    """Keep the states at the starts of `checkpoints` blocks, and compute the rest again.
+
+    None leaves the choice to `rollout`: keep everything within the budget, sqrt(K) blocks beyond.
+    """
+
+    checkpoints: int | None = None
+
+
+_REFUSED = {
+    "BacksolveAdjoint": "it integrates a vector field backwards in time, and a discrete step has none",
+    "ImplicitAdjoint": "it differentiates a steady state or a converged solve, not a trajectory",
+    "KStepAdjoint": "it truncates the iterations of an inner solver, not a trajectory: use it as `minimiser_adjoint`",
+    "OneStepAdjoint": "it truncates the iterations of an inner solver, not a trajectory: use it as `minimiser_adjoint`",
+    "TruncatedAdjoint": "it truncates the iterations of an inner solver, not a trajectory: use it as "
+    "`minimiser_adjoint`",
+}
+_ACCEPTED = "RecursiveCheckpointAdjoint(checkpoints=None), DirectAdjoint() or ForwardMode()"
+
+
+def forward_memory(forward_adjoint: Any) -> StoreLinearisation | Rematerialise:
+    """What a `forward_adjoint` slot asks to keep, recognised by class name whichever package it is from.
+
+    >>> forward_memory(optx.RecursiveCheckpointAdjoint(checkpoints=4))
+    Rematerialise(checkpoints=4)
+    """
+    if isinstance(forward_adjoint, type):
+        name = forward_adjoint.__name__
+        raise TypeError(f"`forward_adjoint` is the class {name}, expected an instance: {name}().")
+    name = type(forward_adjoint).__name__
+    if name in ("DirectAdjoint", "ForwardMode"):
+        return StoreLinearisation()
+    if name == "RecursiveCheckpointAdjoint":
+        return Rematerialise(_checked_checkpoints(getattr(forward_adjoint, "checkpoints", None)))
+    if name in _REFUSED:
+        raise ValueError(
+            f"`forward_adjoint` is {name}, which does not apply to a rollout: {_REFUSED[name]}. Expected {_ACCEPTED}."
+        )
+    raise ValueError(f"Unrecognised adjoint spec {name!r} as `forward_adjoint`; expected {_ACCEPTED}.")
+
+
+def rollout(
+    forward: Any,
+    x0: PyTree[Array],
+    n_steps: int,
+    *,
+    forward_adjoint: Any = optx.RecursiveCheckpointAdjoint(),  # noqa: B008  (an immutable value)
+    t0: ArrayLike = 0.0,
+    n_substeps: int = 1,
+) -> PyTree[Array]:
+    """The states after 0, 1, .. `n_steps` observation intervals, stacked on a leading axis.
+
+    An interval is `n_substeps` steps of `forward.dt`. A model whose `step` takes `t`, `t0` or `t0, t1` gets
+    t0 + k dt at its internal step k. `x0` is an array or a pytree of arrays; so is the result, in the same dtypes.
+
+    >>> class Doubling:
+    ...     dt, state_signature = 1.0, None
+    ...     def step(self, state, dt):
+    ...         return 2 * state
+    >>> rollout(Doubling(), jnp.array([1.0, 3.0]), 2).tolist()
+    [[1.0, 3.0], [2.0, 6.0], [4.0, 12.0]]
+
+    Reference: A. Griewank and A. Walther, "Algorithm 799: Revolve", ACM TOMS 26 (2000), for checkpointing.
+    """
+    run = _Run.checked(forward, x0, n_steps, n_substeps, t0)
+    block = run.block_length(forward_memory(forward_adjoint))
+    # A foreign object may change between calls, which a compilation keyed on its identity would not notice.
+    trajectory = _compiled_trajectory if isinstance(forward, eqx.Module) else _trajectory
+    return trajectory(forward, run.x0, run.t0, run.convention, run.n_steps, run.n_substeps, block)
+
+
+def rollout_memory(
+    forward: Any,
+    x0: PyTree[Any],
+    n_steps: int,
+    *,
+    forward_adjoint: Any = optx.RecursiveCheckpointAdjoint(),  # noqa: B008  (an immutable value)
+    n_substeps: int = 1,
+) -> str:
+    """In words, what `rollout` with these arguments keeps for its adjoint. Runs nothing; `x0` may be its structure.
+
+    >>> class Doubling:
+    ...     dt, state_signature = 1.0, None
+    ...     def step(self, state, dt):
+    ...         return 2 * state
+    >>> rollout_memory(Doubling(), jnp.zeros(3), 9, forward_adjoint=optx.RecursiveCheckpointAdjoint(checkpoints=3))
+    'rematerialises: keeps 3 block starts, runs blocks of 3 steps again'
+    """
+    x0 = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), x0)
+    run = _Run.checked(forward, x0, n_steps, n_substeps, 0.0)
+    block = run.block_length(forward_memory(forward_adjoint))
+    if block is None:
+        return f"keeps the linearisation of all {run.n_internal} steps (about {run.kept_bytes() / 2**20:.3g} MiB)"
+    starts, steps = -(-n_steps // block), block * n_substeps
+    return f"rematerialises: keeps {starts} block starts, runs blocks of {steps} steps again"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """One rollout, its arguments checked."""
+
+    forward: Any
+    convention: StepConvention
+    x0: PyTree[Any]
+    n_steps: int
+    n_substeps: int
+    t0: Any
+
+    @classmethod
+    def checked(cls, forward: Any, x0: PyTree[Any], n_steps: int, n_substeps: int, t0: Any) -> "_Run":
+        if not (hasattr(forward, "step") and hasattr(forward, "dt")):
+            raise TypeError(
+                f"`forward` is a {type(forward).__name__}, expected a model with `step(state, dt)` and `dt`; "
+                "wrap a step function in DiscreteForward(step_fn, dt)."
+            )
+        _check_count("n_steps", n_steps, 0)
+        _check_count("n_substeps", n_substeps, 1)
+        x0 = jax.tree.map(lambda leaf: leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jnp.asarray(leaf), x0)
+        convention = step_convention(forward.step, f"{type(forward).__name__}.step")
+        # An array, so that the time of the window is traced; a Python number stays weakly typed.
+        t0 = jnp.asarray(in_state_dtype(t0, x0)) if convention.takes_time else 0.0
+        run = cls(forward, convention, x0, int(n_steps), int(n_substeps), t0)
+        _check_closed(run.step_from(run.t0), x0, f"{type(forward).__name__}.step")
+        return run
+
+    @property
+    def n_internal(self) -> int:
+        return self.n_steps * self.n_substeps
+
+    def step_from(self, t: Any) -> Callable[[PyTree[Array]], PyTree[Array]]:
+        dt = in_state_dtype(self.forward.dt, self.x0)
+        return lambda state: self.convention(self.forward.step, state, dt, t)
+
+    def internal_step(self, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+        """(x_k, k) -> (x_{k+1}, k + 1); k is weakly typed, so that the time takes the dtype of the state."""
+        state, k = carry
+        if k is None:
+            return self.step_from(self.t0)(state), None
+        return self.step_from(self.t0 + k * in_state_dtype(self.forward.dt, self.x0))(state), k + 1
+
+    def kept_bytes(self) -> int:
+        """Estimated bytes of the linearisation of the whole run: residuals of one step, times the steps."""
+        residuals = jax.eval_shape(lambda x: jax.vjp(self.step_from(self.t0), x)[1], self.x0)
+        return self.n_internal * _bytes(residuals)
+
+    def block_length(self, memory: StoreLinearisation | Rematerialise) -> int | None:
+        """Intervals to a rematerialised block, or None to keep everything."""
+        if isinstance(memory, StoreLinearisation) or self.n_steps == 0:
+            return None
+        if memory.checkpoints is not None:
+            return -(-self.n_steps // min(memory.checkpoints, self.n_steps))
+        if self.n_internal * SURE_FACTOR * _bytes(self.x0) <= KEEP_BUDGET_BYTES:
+            return None  # not worth a trace
+        if self.kept_bytes() <= KEEP_BUDGET_BYTES:
+            return None
+        return _balanced_block(self.n_steps, self.n_substeps)
+
+
+def _trajectory(
+    forward: Any,
+    x0: PyTree[Array],
+    t0: Any,
+    convention: StepConvention,
+    n_steps: int,
+    n_substeps: int,
+    block: int | None,
+) -> PyTree[Array]:
+    """The stacked states; `block` as from `_Run.block_length`."""
+    run = _Run(forward, convention, x0, n_steps, n_substeps, t0)
+    internal_step = run.internal_step if block is None else jax.checkpoint(run.internal_step, prevent_cse=False)
+
+    def interval(carry: Any, _: None) -> tuple[Any, Any]:
+        if n_substeps == 1:
+            carry = internal_step(carry)
+        else:
+            carry, _ = jax.lax.scan(lambda c, _: (internal_step(c), None), carry, None, length=n_substeps)
+        return carry, carry[0]
+
+    start = (x0, jnp.asarray(0) if convention.takes_time else None)
+    if block is None or block == 1:
+        _, later = jax.lax.scan(interval, start, None, length=n_steps)
+    else:
+        later = _scan_in_blocks(interval, start, n_steps, block)
+    return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), x0, later)
+
+
+_compiled_trajectory = eqx.filter_jit(_trajectory)
+
+
+def _scan_in_blocks(body: Callable[..., Any], start: Any, length: int, block: int) -> PyTree[Array]:
+    """`lax.scan(body, start, length=length)[1]` in rematerialised blocks and a shorter last one."""
+    full, rest = divmod(length, block)
+
+    def inner(carry: Any, _: None = None, *, count: int = block) -> tuple[Any, Any]:
+        return jax.lax.scan(body, carry, None, length=count)
+
+    carry, nested = jax.lax.scan(jax.checkpoint(inner, prevent_cse=False), start, None, length=full)
+    head = jax.tree.map(lambda leaf: leaf.reshape(full * block, *leaf.shape[2:]), nested)
+    if rest == 0:
+        return head
+    _, tail = jax.checkpoint(lambda c: inner(c, count=rest))(carry)
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), head, tail)
+
+
+def _balanced_block(n_steps: int, n_substeps: int) -> int:
+    """The block length m with the fewest kept states, n_steps / m + m n_substeps.
+
+    A divisor is taken where one is nearly as good: a shorter last block has to be compiled too.
+    """
+
+    def kept(m: int) -> float:
+        return n_steps / m + m * n_substeps
+
+    best = max(1, min(n_steps, round(math.sqrt(n_steps / n_substeps))))
+    divisor = min((m for m in range(1, n_steps + 1) if n_steps % m == 0), key=kept)
+    return divisor if kept(divisor) <= 1.5 * kept(best) else best
+
+
+def _check_count(name: str, count: Any, least: int) -> None:
+    if isinstance(count, jax.core.Tracer):
+        raise TypeError(f"`{name}` is traced; it fixes a shape, so it must be a Python integer (static under jit).")
+    if isinstance(count, bool) or not hasattr(count, "__index__"):
+        raise TypeError(f"`{name}` is {count!r}, expected an integer.")
+    if count < least:
+        raise ValueError(f"`{name}` is {count}, expected at least {least}.")
+
+
+def _checked_checkpoints(checkpoints: Any) -> int | None:
+    if checkpoints is None:
+        return None
+    _check_count("checkpoints", checkpoints, 1)
+    return int(checkpoints)
+
+
+def _bytes(tree: PyTree[Any]) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _check_closed(step: Callable[[Any], Any], x0: PyTree[Any], name: str) -> None:
+    """Raise unless one step returns the structure, shapes and dtypes that it was given."""
+    after = jax.eval_shape(step, x0)
+    found, expected = jax.tree.structure(after), jax.tree.structure(x0)
+    if found != expected:
+        raise TypeError(f"`{name}` returns the structure {found}, expected that of the state `x0`, {expected}.")
+    before = jax.tree_util.tree_leaves_with_path(x0)
+    for (path, old), new in zip(before, jax.tree.leaves(after), strict=True):
+        leaf = f" at leaf {jax.tree_util.keystr(path)}" if path else ""
+        if new.shape != old.shape:
+            raise ValueError(f"`{name}` returns shape {new.shape}{leaf}, expected {old.shape}, that of the state `x0`.")
+        if new.dtype != old.dtype:
+            raise TypeError(
+                f"`{name}` returns dtype {new.dtype}{leaf}, expected {old.dtype}, that of the state `x0`: give `x0` in "
+                f"{new.dtype}, or let the step compute in the dtype of its input."
+            )

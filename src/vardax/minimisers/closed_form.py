@@ -1,0 +1,149 @@
+"""The linear-Gaussian analysis in closed form.
+
+With d = W (y - H x_b) and G = W H B^{1/2}, both forms give chi* = argmin ½‖chi‖² + ½‖d - G chi‖²:
+
+    control space      chi* = (I + GᵀG)^{-1} Gᵀ d
+    observation space  chi* = Gᵀ (I + GGᵀ)^{-1} d
+
+The smaller side is factorised when it has at most `DENSE_LIMIT` entries; its matrix is built by products with G and Gᵀ,
+so nothing of the larger side is ever dense. `NormalFactor` keeps the factor: the analysis and the posterior share it.
+"""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, PyTree
+
+from vardax.minimisers.problem import ControlSpaceProblem, tree_norm
+from vardax.types import Analysis, CostSummary, CostTerms, History, Status
+
+__all__ = [
+    "COLUMN_BLOCK",
+    "DENSE_LIMIT",
+    "NormalFactor",
+    "closed_form_analysis",
+    "direct_analysis",
+    "factorise",
+    "in_control_space",
+    "is_dense_case",
+]
+
+DENSE_LIMIT = 1024
+"""The smaller of the control and observation sizes up to which the analysis is a Cholesky factorisation."""
+
+COLUMN_BLOCK = 128
+"""Columns that are pushed through G at once when a small matrix is built."""
+
+
+def _sizes(problem: ControlSpaceProblem) -> tuple[int, int]:
+    n_control = sum(leaf.size for leaf in jax.tree.leaves(problem.half.in_structure()))
+    return n_control, problem.observed.value.size
+
+
+def is_dense_case(problem: ControlSpaceProblem) -> bool:
+    """Whether the smaller side is small enough to factorise."""
+    return min(_sizes(problem)) <= DENSE_LIMIT
+
+
+def _matrix_of(product: Callable[[Array], Array], size: int, dtype) -> Float[Array, "n n"]:
+    """The matrix of a symmetric operator on vectors of length `size`, by products with blocks of unit vectors."""
+    return jax.lax.map(product, jnp.eye(size, dtype=dtype), batch_size=min(size, COLUMN_BLOCK))
+
+
+class NormalFactor(eqx.Module):
+    """Cholesky factor of I + GᵀG (control space) or I + GGᵀ (observation space), whichever is smaller."""
+
+    G: Callable
+    GT: Callable
+    cholesky: Float[Array, "n n"]
+    in_control_space: bool = eqx.field(static=True)
+
+    def solve(self, v: PyTree[Array]) -> PyTree[Array]:
+        """(I + GᵀG)^{-1} v; in observation space v - Gᵀ (I + GGᵀ)^{-1} G v."""
+        if self.in_control_space:
+            flat, unravel = ravel_pytree(v)
+            return unravel(self._solve_small(flat))
+        predicted = self.G(v)
+        return jax.tree.map(jnp.subtract, v, self.GT(self._solve_small(predicted)))
+
+    def increment(self, d: Array) -> PyTree[Array]:
+        """chi* = (I + GᵀG)^{-1} Gᵀ d = Gᵀ (I + GGᵀ)^{-1} d."""
+        return self.solve(self.GT(d)) if self.in_control_space else self.GT(self._solve_small(d))
+
+    def _solve_small(self, v: Array) -> Array:
+        return jax.scipy.linalg.cho_solve((self.cholesky, True), v.ravel()).reshape(v.shape)
+
+
+def in_control_space(problem: ControlSpaceProblem) -> bool:
+    """Whether the control is the smaller side."""
+    n_control, n_obs = _sizes(problem)
+    return n_control <= n_obs
+
+
+def factorise(problem: ControlSpaceProblem, G: Callable, GT: Callable) -> NormalFactor:
+    """Build and factorise the smaller of the two normal matrices."""
+    n_control, n_obs = _sizes(problem)
+    zero, unravel = ravel_pytree(problem.zero_control())
+    shape, dtype = problem.observed.value.shape, problem.observed.value.dtype
+    if in_control_space(problem):
+        normal = _matrix_of(lambda e: ravel_pytree(GT(G(unravel(e))))[0], n_control, zero.dtype)
+    else:
+        normal = _matrix_of(lambda e: G(GT(e.reshape(shape))).ravel(), n_obs, dtype)
+    identity = jnp.eye(normal.shape[0], dtype=normal.dtype)
+    symmetric = 0.5 * (normal + normal.T) + identity
+    return NormalFactor(G, GT, jnp.linalg.cholesky(symmetric), in_control_space(problem))
+
+
+def closed_form_analysis(problem: ControlSpaceProblem, tol: float) -> Analysis:
+    """The analysis of a problem whose observation operator is affine, by factorising the smaller side."""
+    zero = problem.zero_control()
+    residual, G, GT = problem.linearise(zero)
+    control = factorise(problem, G, GT).increment(residual)
+    gradient = jax.tree.map(jnp.subtract, control, GT(residual - G(control)))
+    return direct_analysis(problem, control, tree_norm(gradient), tree_norm(GT(residual)), tol)
+
+
+def direct_analysis(
+    problem: ControlSpaceProblem,
+    control: PyTree[Array],
+    gradient_norm: Float[Array, ""],
+    reference: Float[Array, ""],
+    tol: float,
+    n_iterations: Array | int = 1,
+    max_steps: int | None = None,
+) -> Analysis:
+    """The `Analysis` of a linear solve: the background's J, the analysis' J, and how well the equation is solved."""
+    zero = problem.zero_control()
+    finite = jnp.isfinite(gradient_norm)
+    control = jax.tree.map(lambda c, z: jnp.where(finite, c, z), control, zero)
+    state = problem.control_to_state(control)
+    first, last = problem.terms(zero), problem.terms(control)
+    gradient_norm, reference = (g.astype(last.J_b.dtype) for g in (gradient_norm, reference))
+    converged = finite & (gradient_norm <= tol * jnp.maximum(1.0, reference))
+    n_iterations = jnp.asarray(n_iterations)
+    truncated = jnp.asarray(False) if max_steps is None else n_iterations >= max_steps
+    stopped = jnp.where(truncated, Status.MAX_STEPS.value, Status.STALLED.value)
+    stopped = jnp.where(finite, stopped, Status.NON_FINITE.value)
+    return Analysis(
+        state=state,
+        control=control,
+        cost=CostSummary(first, last),
+        n_iterations=n_iterations,
+        converged=converged,
+        status=jnp.where(converged, Status.CONVERGED.value, stopped),
+        history=_two_point_history(first, last, reference, gradient_norm),
+        gradient_norm=gradient_norm,
+        trajectory=problem.observe.trajectory(state),
+    )
+
+
+def _two_point_history(first: CostTerms, last: CostTerms, first_norm: Array, last_norm: Array) -> History:
+    pair = lambda a, b: jnp.stack([a, b])  # noqa: E731
+    return History(
+        pair(first.J_b, last.J_b),
+        pair(first.J_o_by_instrument, last.J_o_by_instrument),
+        pair(first_norm, last_norm),
+    )

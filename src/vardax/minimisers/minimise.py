@@ -1,0 +1,171 @@
+"""Minimise the cost of a control-space problem with any optimistix solver.
+
+`minimise` runs to the end inside one traced computation and returns an `Analysis`; `iterate` is driven from the host
+and yields one `Analysis` per step. Least-squares solvers get the residual (chi, r), minimisers the scalar cost. The
+default is L-BFGS. Gradients of the analysis with respect to everything in the problem go through `minimiser_adjoint`.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import optimistix as optx
+from jaxtyping import Array, PyTree
+
+from vardax.minimisers.lbfgs import LimitedMemoryBFGS
+from vardax.minimisers.problem import BatchedProblem, ControlSpaceProblem, tree_norm
+from vardax.minimisers.recording import Record, RecordingSolver, scalar_cost
+from vardax.types import Analysis, CostSummary, CostTerms, Status
+
+__all__ = ["default_tolerance", "iterate", "minimise"]
+
+DENSE_ADJOINT_LIMIT = 1000
+"""Control sizes up to which `ImplicitAdjoint()` factorises the Hessian; beyond, it solves by conjugate gradients."""
+
+
+def default_tolerance(dtype: Any) -> float:
+    """1e-6 in float64, 1e-4 in float32: what the gradient of a sum of that precision can reach."""
+    return 1e-6 if jnp.finfo(dtype).bits >= 64 else 1e-4
+
+
+def _solver(minimiser: Any, tol: float | None, max_steps: int, problem: ControlSpaceProblem) -> RecordingSolver:
+    dtype = problem.observed.value.dtype
+    tol = default_tolerance(dtype) if tol is None else tol
+    if minimiser is not None:
+        return RecordingSolver(minimiser, own_rule=True, tol=tol, max_steps=max_steps)
+    eps = float(jnp.finfo(dtype).eps)
+    solver = LimitedMemoryBFGS(eps, scale=1 / eps)
+    return RecordingSolver(solver, own_rule=False, tol=tol, max_steps=max_steps, scale=1 / eps)
+
+
+def _carried(control: PyTree[Array]) -> PyTree[Array]:
+    """The control in JAX's default float: optimistix's L-BFGS, Levenberg-Marquardt and Dogleg need that dtype."""
+    return jax.tree.map(lambda c: c.astype(jnp.promote_types(c.dtype, jnp.result_type(float))), control)
+
+
+def _start(problem: ControlSpaceProblem, start: PyTree[Array] | None) -> tuple[PyTree[Array], tuple]:
+    """The first control, and (cost terms, gradient norm) of the background where the start is another point."""
+    zero = _carried(problem.zero_control())
+    if start is None:
+        return zero, (None, None)
+    gradient, terms = jax.grad(scalar_cost, has_aux=True)(zero, (problem, None))
+    return _carried(start), (terms, tree_norm(gradient).astype(terms.J_b.dtype))
+
+
+def _implicit_for(adjoint: optx.AbstractAdjoint, control: PyTree[Array]) -> optx.AbstractAdjoint:
+    """`ImplicitAdjoint()` without a solver of the user's own: matrix-free beyond `DENSE_ADJOINT_LIMIT` controls."""
+    default = optx.ImplicitAdjoint()
+    size = sum(c.size for c in jax.tree.leaves(control))
+    if size > DENSE_ADJOINT_LIMIT and adjoint == default:
+        eps = float(jnp.finfo(jax.tree.leaves(control)[0].dtype).eps)
+        return optx.ImplicitAdjoint(linear_solver=lx.CG(rtol=eps**0.75, atol=0.0))
+    return adjoint
+
+
+def _analysis(problem: ControlSpaceProblem, control: PyTree[Array], record: Record, solver: RecordingSolver) -> Analysis:
+    state = problem.control_to_state(control)
+    converged = solver.converged(record)
+    stopped = jnp.where(
+        record.non_finite,
+        Status.NON_FINITE.value,
+        jnp.where(record.n_steps >= solver.max_steps, Status.MAX_STEPS.value, Status.STALLED.value),
+    )
+    return Analysis(
+        state=state,
+        control=jax.tree.map(lambda c, s: c.astype(s.dtype), control, problem.half.in_structure()),
+        cost=CostSummary(record.first, problem.terms(control)),
+        n_iterations=record.n_steps,
+        converged=converged,
+        status=jnp.where(converged, Status.CONVERGED.value, stopped),
+        history=record.history,
+        gradient_norm=record.gradient_norm,
+        trajectory=problem.observe.trajectory(state),
+        memory=problem.observe.memory(state),
+    )
+
+
+def _no_worse_than_background(
+    control: PyTree[Array], record: Record, background: CostTerms | None
+) -> tuple[PyTree[Array], Record]:
+    """A truncated run from a bad first guess may end above J(x_b): then the background is the better analysis."""
+    if background is None:
+        return control, record
+    worse = ~(record.best.total <= background.total)
+    control = jax.tree.map(lambda c: jnp.where(worse, jnp.zeros_like(c), c), control)
+    norm = jnp.where(worse, record.reference, record.gradient_norm)
+    return control, eqx.tree_at(lambda r: r.gradient_norm, record, norm)
+
+
+def minimise(
+    problem: ControlSpaceProblem,
+    minimiser: Any,
+    adjoint: optx.AbstractAdjoint,
+    *,
+    tol: float | None,
+    max_steps: int,
+    start: PyTree[Array] | None = None,
+) -> Analysis:
+    """The analysis of one sample: chi* = argmin J(chi), started at `start` (default chi = 0, the background)."""
+    solver = _solver(minimiser, tol, max_steps, problem)
+    first, (background, reference) = _start(problem, start)
+    solution = optx.minimise(
+        scalar_cost,
+        solver,
+        first,
+        (problem, reference),
+        has_aux=True,
+        max_steps=max_steps,
+        adjoint=_implicit_for(adjoint, first),
+        throw=False,
+        tags=frozenset({lx.positive_semidefinite_tag}),
+    )
+    control, record = _no_worse_than_background(solution.value, solution.stats["record"], background)
+    return _analysis(problem, control, record, solver)
+
+
+def iterate(
+    problem: BatchedProblem,
+    minimiser: Any,
+    *,
+    tol: float | None,
+    max_steps: int,
+    start: PyTree[Array] | None = None,
+) -> Iterator[Analysis]:
+    """One `Analysis` per step, driven from the host: for progress, and for stopping or resuming at will.
+
+    Resume a stopped iteration with `warm_start=` the last analysis. Samples that have finished stay as they are.
+    """
+    one = problem.map_samples
+    tags = frozenset({lx.positive_semidefinite_tag})
+
+    def setup(sample: ControlSpaceProblem, begin: PyTree | None):
+        solver = _solver(minimiser, tol, max_steps, sample)
+        first, (_, reference) = _start(sample, begin)
+        return solver, first, (sample, reference)
+
+    def begin(sample, start):
+        solver, first, args = setup(sample, start)
+        f_struct, aux_struct = eqx.filter_eval_shape(scalar_cost, first, args)
+        return first, solver.init(scalar_cost, first, args, {}, f_struct, aux_struct, tags)
+
+    def advance(sample, y, record, start):
+        solver, _, args = setup(sample, start)
+        finished = solver.terminate(scalar_cost, y, args, {}, record, tags)[0]
+        new_y, new_record, _ = solver.step(scalar_cost, y, args, {}, record, tags)
+        keep = lambda new, old: jax.tree.map(  # noqa: E731
+            lambda a, b: jnp.where(finished, b, a) if eqx.is_array(a) else a, new, old
+        )
+        y, record = keep(new_y, y), keep(new_record, record)
+        done = solver.terminate(scalar_cost, y, args, {}, record, tags)[0]
+        return y, record, done, _analysis(sample, record.best_control, record, solver)
+
+    y, record = eqx.filter_jit(lambda s: one(begin, s))(start)
+    step = eqx.filter_jit(lambda y, record, s: one(advance, y, record, s))
+    for _ in range(max_steps):
+        y, record, done, analysis = step(y, record, start)
+        yield analysis
+        if bool(jnp.all(done)):
+            return

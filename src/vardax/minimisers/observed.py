@@ -1,0 +1,218 @@
+"""Observations as the cost sees them: values, masks, and R restricted to what was observed.
+
+`read_samples` turns what the user gives (a batch, a list of `Observations`, an array whose gaps are NaN) into
+`ObservedSamples`, arrays of shape (B, E, *obs) with E time entries. `restrict_samples` adds the observation error and
+gives the stacked `ObservedEntries` of a problem. This is the only place where masks and R meet.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+from jaxtyping import Array, Float, Int
+
+from vardax.covariances.functions import diagonal, restrict
+from vardax.types import AbstractBatch, Observations, float_array, observed_entries
+
+__all__ = ["ObservedEntries", "ObservedSamples", "read_samples", "restrict_samples"]
+
+
+class ObservedSamples(eqx.Module):
+    """B samples of E time entries: (B, E, *obs), zero where the mask is zero."""
+
+    value: Float[Array, "B E ..."]
+    mask: Float[Array, "B E ..."]
+    obs_err: Float[Array, "B E ..."] | None = None
+    instrument: Int[Array, "B E ..."] | None = None
+    times: Float[Array, "..."] | None = None
+    points: Observations | None = None
+    n_instruments: int = eqx.field(static=True, default=1)
+
+    @property
+    def n_entries(self) -> int:
+        return self.value.shape[1]
+
+
+class ObservedEntries(eqx.Module):
+    """One sample's observations (E, *obs) with the inverse square root of R restricted to the observed entries.
+
+    `rescale` is sd(R) / obs_err where the observations bring their own standard deviations, so that these replace the
+    ones of R while its correlations stay.
+    """
+
+    value: Float[Array, "..."]
+    mask: Float[Array, "..."]
+    error: Any
+    rescale: Float[Array, "..."] | None
+    instrument: Int[Array, "..."] | None
+    points: Observations | None
+    whole_window: bool = eqx.field(static=True)
+    n_instruments: int = eqx.field(static=True)
+
+    def _on_entries(self, member: str, v: Array) -> Array:
+        """Apply a member of the restricted R: per time entry, or to the whole window when R covers it."""
+        dtype = jnp.result_type(*jax.tree.leaves(eqx.filter(self.error, eqx.is_inexact_array)))
+        work = v.astype(dtype)
+        if self.whole_window:
+            return getattr(self.error, member)(work).astype(v.dtype)
+        return jax.vmap(lambda error, entry: getattr(error, member)(entry))(self.error, work).astype(v.dtype)
+
+    def innovation(self, predicted: Array) -> Array:
+        """y - H(x) where observed, exactly 0 elsewhere."""
+        gap = self.value - predicted.astype(self.value.dtype)
+        return jnp.where(self.mask != 0, gap, jnp.zeros_like(gap))
+
+    def whiten(self, v: Array) -> Array:
+        """W v with WᵀW = R^{-1} on the observed entries."""
+        return self._on_entries("whiten", v if self.rescale is None else v * self.rescale)
+
+    def solve(self, v: Array) -> Array:
+        """R^{-1} v on the observed entries."""
+        if self.rescale is None:
+            return self._on_entries("solve", v)
+        return self.rescale * self._on_entries("solve", self.rescale * v)
+
+    def mv(self, v: Array) -> Array:
+        """R v on the observed entries."""
+        if self.rescale is None:
+            return self._on_entries("mv", v)
+        return self._on_entries("mv", v / self.rescale) / self.rescale
+
+    def cost_by_instrument(self, innovation: Array, whitened: Array) -> Float[Array, "instruments"]:
+        """½ rᵀR⁻¹r split over the instruments (entry by entry: r · R⁻¹r); the parts add up to the whole."""
+        if self.n_instruments == 1:
+            return 0.5 * jnp.sum(whitened**2)[None]
+        entries = 0.5 * innovation * self.solve(innovation)
+        return jax.ops.segment_sum(entries.ravel(), self.instrument.ravel(), num_segments=self.n_instruments)
+
+
+def read_samples(batch: Any, obs_shape: tuple[int, ...], *, window: bool, owner: str) -> ObservedSamples:
+    """The batch as (B, E, *obs). `obs_shape` is the shape that the observation operator gives for one state."""
+    if isinstance(batch, ObservedSamples):
+        samples = batch
+    elif isinstance(batch, Observations) or (isinstance(batch, Sequence) and batch):
+        samples = _from_points([batch] if isinstance(batch, Observations) else batch, window, owner)
+    elif isinstance(batch, AbstractBatch):
+        samples = _from_batch(batch, obs_shape, window)
+    else:
+        raise TypeError(
+            f"{owner}: `batch` is {type(batch).__name__}, expected Batch1D, Batch2D, Batch2DMultivar, Batch3D, "
+            "or a list of Observations. Batch1D.from_observations(y) makes one from an array with NaN gaps."
+        )
+    if samples.value.ndim < 2 or samples.value.shape[2:] != obs_shape:
+        wanted = f"(B, T+1, *{obs_shape})" if window else f"(B, *{obs_shape}) or (B, 1, *{obs_shape})"
+        raise ValueError(
+            f"{owner}: `batch.input` has shape {_shape_of(batch)}, expected {wanted}, because `obs_op` maps a state "
+            f"to observations of shape {obs_shape}."
+        )
+    if not window and samples.n_entries != 1:
+        raise ValueError(
+            f"{owner}: `batch.input` has {samples.n_entries} time entries, expected 1; use StrongFourDVar for a window."
+        )
+    return samples
+
+
+def _shape_of(batch: Any) -> tuple[int, ...]:
+    if isinstance(batch, AbstractBatch):
+        return batch.input.shape
+    return batch.value.shape if isinstance(batch, ObservedSamples) else tuple(o.value.shape for o in batch)
+
+
+def _from_batch(batch: AbstractBatch, obs_shape: tuple[int, ...], window: bool) -> ObservedSamples:
+    value, mask = observed_entries(batch.input, batch.mask)
+    single = batch.input.shape[1:] == obs_shape and not window
+    add_entry = lambda a: None if a is None else (a[:, None] if single else a)  # noqa: E731
+    return ObservedSamples(
+        value=add_entry(value),
+        mask=add_entry(mask),
+        obs_err=add_entry(batch.obs_err),
+        instrument=add_entry(batch.instrument),
+        times=batch.times,
+        n_instruments=batch.n_instruments,
+    )
+
+
+def _from_points(points: Sequence[Observations], window: bool, owner: str) -> ObservedSamples:
+    if not all(isinstance(o, Observations) for o in points):
+        found = sorted({type(o).__name__ for o in points})
+        raise TypeError(f"{owner}: `batch` is a list of {', '.join(found)}, expected a list of Observations.")
+    if window:
+        raise TypeError(
+            f"{owner}: scattered Observations have no time entries; put them on the entries of the window as a batch."
+        )
+    sizes = sorted({o.value.shape[0] for o in points})
+    if len(sizes) > 1:
+        raise ValueError(f"{owner}: the Observations of `batch` have {sizes} points; give all the same with `pad_to`.")
+    n_instruments = max(o.n_instruments for o in points)
+    alike = [eqx.tree_at(lambda o: o.aux, o, o.aux) for o in points]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves)[:, None], *[_same_count(o, n_instruments) for o in alike])
+    value, mask = observed_entries(stacked.value, stacked.valid)
+    return ObservedSamples(
+        value=value,
+        mask=mask,
+        obs_err=stacked.error,
+        instrument=stacked.instrument,
+        points=stacked,
+        n_instruments=n_instruments,
+    )
+
+
+def _same_count(points: Observations, n_instruments: int) -> Observations:
+    """The same points with the instrument count of the whole list, so that the samples stack."""
+    return Observations(
+        points.value,
+        points.error,
+        points.time,
+        points.coords,
+        points.instrument,
+        points.valid,
+        points.aux,
+        n_instruments=n_instruments,
+    )
+
+
+def restrict_samples(samples: ObservedSamples, obs_cov_op: lx.AbstractLinearOperator, owner: str) -> ObservedEntries:
+    """R restricted to what each sample observed, factored once; all leaves stacked over the samples.
+
+    R may describe one time entry, (*obs), and then holds for each, or the whole window, (E, *obs).
+    """
+    structure = obs_cov_op.out_structure()
+    shape, dtype = structure.shape, structure.dtype
+    entry_shape, window_shape = samples.value.shape[2:], samples.value.shape[1:]
+    if shape not in (entry_shape, window_shape):
+        raise ValueError(
+            f"{owner}: `obs_cov_op` acts on shape {shape}, expected {entry_shape} (one time entry) or {window_shape} "
+            "(the whole window)."
+        )
+    whole_window = shape != entry_shape
+    restrict_one = lambda mask: restrict(obs_cov_op, mask)  # noqa: E731
+    per_sample = restrict_one if whole_window else jax.vmap(restrict_one)
+    rescale = None
+    if samples.obs_err is not None:
+        sd = jnp.sqrt(diagonal(obs_cov_op)).astype(samples.value.dtype)
+        rescale = jnp.broadcast_to(sd, samples.value.shape[1:]) / samples.obs_err
+    return ObservedEntries(
+        value=samples.value,
+        mask=samples.mask,
+        error=jax.vmap(per_sample)(samples.mask.astype(dtype)),
+        rescale=rescale,
+        instrument=samples.instrument,
+        points=samples.points,
+        whole_window=whole_window,
+        n_instruments=samples.n_instruments,
+    )
+
+
+def as_window(window: Any) -> ObservedSamples | AbstractBatch | list[Observations]:
+    """One sample without a batch axis (a batch's sample, an array with NaN gaps, Observations) as a batch of one."""
+    if isinstance(window, Observations):
+        return [window]
+    if isinstance(window, AbstractBatch):
+        without_times = eqx.tree_at(lambda b: b.times, window, None, is_leaf=lambda x: x is None)
+        batch = jax.tree.map(lambda a: a[None], without_times)
+        return eqx.tree_at(lambda b: b.times, batch, window.times, is_leaf=lambda x: x is None)
+    value, mask = observed_entries(float_array(window))
+    return ObservedSamples(value=value[None], mask=mask[None])

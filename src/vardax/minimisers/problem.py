@@ -1,0 +1,239 @@
+"""The control-space problem: what every iterative method minimises.
+
+    chi -> z = T^{-1}(x_b) + B^{1/2} chi -> x = T(z) -> H(x) -> residual r = W (y - H(x)),   WᵀW = R^{-1} where observed
+    J(chi) = ½ ‖chi‖² + ½ ‖r(chi)‖²
+
+with the tangent-linear G = W H' dx/dchi, its adjoint Gᵀ, and the Gauss-Newton product v + GᵀG v. B^{-1} is never
+applied. `observe` is the map from a state to predicted observations, (E, *obs): `Snapshot` applies the operator at one
+time, `Window` runs the model first. `ControlSpaceProblem` is one sample; `BatchedProblem` has the same members with a
+leading sample axis.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from vardax.covariances.functions import diagonal
+from vardax.dynamics.rollout import rollout, rollout_memory
+from vardax.minimisers.observed import ObservedEntries
+from vardax.minimisers.transforms import from_control, to_control
+from vardax.types import CostTerms
+
+__all__ = ["BatchedProblem", "ControlSpaceProblem", "Snapshot", "Window", "tree_dot", "tree_norm"]
+
+
+def tree_dot(a: PyTree[Array], b: PyTree[Array]) -> Float[Array, ""]:
+    """⟨a, b⟩ over all leaves."""
+    products = jax.tree.map(lambda u, v: jnp.sum(u * v), a, b)
+    return jax.tree.reduce(jnp.add, products)
+
+
+def tree_norm(a: PyTree[Array]) -> Float[Array, ""]:
+    """‖a‖₂ over all leaves."""
+    return jnp.sqrt(tree_dot(a, a))
+
+
+def _cast_like(tree: PyTree[Array], structure: PyTree) -> PyTree[Array]:
+    return jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), tree, structure)
+
+
+class Snapshot(eqx.Module):
+    """x -> H(x) at one time, as the only entry of a window."""
+
+    obs_op: Any
+
+    def trajectory(self, state: PyTree[Array]) -> None:
+        """A single time has no trajectory."""
+        return None
+
+    def memory(self, state: PyTree[Array]) -> str:
+        """No model is run, so nothing is kept."""
+        return ""
+
+    def __call__(self, state: PyTree[Array], observed: ObservedEntries) -> Array:
+        if observed.points is None:
+            return self.obs_op(state)[None]
+        here = jax.tree.map(lambda a: a[0], observed.points)
+        operator = self.obs_op.at(here) if hasattr(self.obs_op, "at") else self.obs_op
+        return operator(state)[None]
+
+
+class Window(eqx.Module):
+    """x_0 -> (H(x_0), ..., H(x_T)): the operator along the model's trajectory."""
+
+    forward: Any
+    obs_op: Any
+    forward_adjoint: Any
+    t0: Array | float
+    n_steps: int = eqx.field(static=True)
+    n_substeps: int = eqx.field(static=True)
+
+    def trajectory(self, state: PyTree[Array]) -> PyTree[Array]:
+        """x_0 ... x_T, stacked on a leading axis."""
+        return rollout(
+            self.forward,
+            state,
+            self.n_steps,
+            forward_adjoint=self.forward_adjoint,
+            t0=self.t0,
+            n_substeps=self.n_substeps,
+        )
+
+    def memory(self, state: PyTree[Array]) -> str:
+        """In words, what the differentiated model run keeps."""
+        return rollout_memory(
+            self.forward, state, self.n_steps, forward_adjoint=self.forward_adjoint, n_substeps=self.n_substeps
+        )
+
+    def __call__(self, state: PyTree[Array], observed: ObservedEntries) -> Array:
+        return jax.vmap(self.obs_op)(self.trajectory(state))
+
+
+class ControlSpaceProblem(eqx.Module):
+    """One sample's J(chi), its residual and its derivatives."""
+
+    background: PyTree[Array]
+    observed: ObservedEntries
+    covariance: lx.AbstractLinearOperator
+    half: lx.AbstractLinearOperator
+    observe: Callable
+    transform: PyTree
+
+    def zero_control(self) -> PyTree[Array]:
+        """chi = 0, the background."""
+        return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), self.half.in_structure())
+
+    def _untransformed(self, control: PyTree[Array]) -> PyTree[Array]:
+        """z = T^{-1}(x_b) + B^{1/2} chi, in the dtype of the background."""
+        increment = self.half.mv(_cast_like(control, self.half.in_structure()))
+        return jax.tree.map(lambda b, dz: b + dz.astype(b.dtype), to_control(self.transform, self.background), increment)
+
+    def control_to_state(self, control: PyTree[Array]) -> PyTree[Array]:
+        """x = T(T^{-1}(x_b) + B^{1/2} chi), in the dtype of the background."""
+        return from_control(self.transform, self._untransformed(control))
+
+    def prior_variances(self, control: PyTree[Array]) -> PyTree[Array]:
+        """The background variances carried to states around x(chi): (dT/dz)² diag(B)."""
+        z = self._untransformed(control)
+        _, slope = jax.jvp(lambda z: from_control(self.transform, z), (z,), (jax.tree.map(jnp.ones_like, z),))
+        return jax.tree.map(lambda s, v: s**2 * v.astype(s.dtype), slope, diagonal(self.covariance))
+
+    def predicted(self, control: PyTree[Array]) -> Array:
+        """H(x(chi)), shape (E, *obs)."""
+        return self.observe(self.control_to_state(control), self.observed)
+
+    def residual(self, control: PyTree[Array]) -> Array:
+        """r = W (y - H(x(chi))), zero where nothing was observed."""
+        return self.observed.whiten(self.observed.innovation(self.predicted(control)))
+
+    def residual_and_terms(self, control: PyTree[Array]) -> tuple[tuple[PyTree[Array], Array], CostTerms]:
+        """The least-squares residual (chi, r) with J = ½‖(chi, r)‖², and the terms of J."""
+        innovation = self.observed.innovation(self.predicted(control))
+        residual = self.observed.whiten(innovation)
+        background = 0.5 * tree_dot(control, control).astype(residual.dtype)
+        by_instrument = self.observed.cost_by_instrument(innovation, residual)
+        return (control, residual), CostTerms(background, by_instrument, jnp.zeros_like(background))
+
+    def terms(self, control: PyTree[Array]) -> CostTerms:
+        """J_b, J_o by instrument, J_q."""
+        return self.residual_and_terms(control)[1]
+
+    def cost(self, control: PyTree[Array]) -> Float[Array, ""]:
+        """J(chi)."""
+        return self.terms(control).total
+
+    def gradient(self, control: PyTree[Array]) -> PyTree[Array]:
+        """∇J = chi - Gᵀ r."""
+        return jax.grad(self.cost)(control)
+
+    def linearise(self, control: PyTree[Array]) -> tuple[Array, Callable, Callable]:
+        """(r, G, Gᵀ) at chi, linearised once: products with G and Gᵀ do not run the nonlinear model again.
+
+        G is the derivative of the whitened prediction W H(x(chi)), so r(chi + dchi) ≈ r - G dchi.
+        """
+        residual, tangent = jax.linearize(self.residual, control)
+        transposed = jax.linear_transpose(tangent, control)
+        negative = lambda tree: jax.tree.map(jnp.negative, tree)  # noqa: E731
+        return residual, lambda v: -tangent(v), lambda w: negative(transposed(w)[0])
+
+    def hessian_product(self, control: PyTree[Array], v: PyTree[Array]) -> PyTree[Array]:
+        """Gauss-Newton: v + GᵀG v at chi."""
+        _, G, GT = self.linearise(control)
+        return jax.tree.map(jnp.add, v, GT(G(v)))
+
+    def control_of(self, state: PyTree[Array]) -> PyTree[Array]:
+        """The smallest chi whose state is closest to `state`: where a first guess in state space starts.
+
+        Solves min ‖B^{1/2} chi - (T^{-1}(x) - T^{-1}(x_b))‖ by conjugate gradients on the normal equations (at most 100
+        steps), so a first guess outside the range of B is projected and no inverse of B is needed.
+        """
+        z, z_b = to_control(self.transform, state), to_control(self.transform, self.background)
+        target = _cast_like(jax.tree.map(jnp.subtract, z, z_b), self.half.out_structure())
+        transposed = self.half.transpose()
+        normal = lx.FunctionLinearOperator(
+            lambda v: transposed.mv(self.half.mv(v)), self.half.in_structure(), lx.positive_semidefinite_tag
+        )
+        tolerance = float(np.sqrt(jnp.finfo(jax.tree.leaves(target)[0].dtype).eps))
+        solver = lx.CG(rtol=tolerance, atol=0.0, max_steps=100)
+        return lx.linear_solve(normal, transposed.mv(target), solver, throw=False).value
+
+
+class BatchedProblem(eqx.Module):
+    """The problems of B samples: the members of `ControlSpaceProblem` with a leading sample axis.
+
+    Background and observations are per sample; B^{1/2}, the operators and the model are shared.
+    """
+
+    background: PyTree[Array]
+    observed: ObservedEntries
+    covariance: lx.AbstractLinearOperator
+    half: lx.AbstractLinearOperator
+    observe: Callable
+    transform: PyTree
+
+    @property
+    def n_samples(self) -> int:
+        return self.observed.value.shape[0]
+
+    def map_samples(self, fn: Callable, *arrays: PyTree[Array]) -> Any:
+        """`fn(problem, *arrays)` for every sample, with per-sample convergence; one sample is not vectorised."""
+
+        def one(background: PyTree, observed: ObservedEntries, arguments: tuple) -> Any:
+            shared = (self.covariance, self.half, self.observe, self.transform)
+            return fn(ControlSpaceProblem(background, observed, *shared), *arguments)
+
+        per_sample = (self.background, self.observed, arrays)
+        if self.n_samples == 1:
+            alone = jax.tree.map(lambda a: a[0] if eqx.is_array(a) else a, per_sample)
+            return jax.tree.map(lambda a: a[None] if eqx.is_array(a) else a, one(*alone))
+        return eqx.filter_vmap(one)(*per_sample)
+
+    def zero_control(self) -> PyTree[Array]:
+        return self.map_samples(lambda problem: problem.zero_control())
+
+    def control_to_state(self, control: PyTree[Array]) -> PyTree[Array]:
+        return self.map_samples(lambda problem, chi: problem.control_to_state(chi), control)
+
+    def predicted(self, control: PyTree[Array]) -> Array:
+        return self.map_samples(lambda problem, chi: problem.predicted(chi), control)
+
+    def residual(self, control: PyTree[Array]) -> Array:
+        return self.map_samples(lambda problem, chi: problem.residual(chi), control)
+
+    def terms(self, control: PyTree[Array]) -> CostTerms:
+        return self.map_samples(lambda problem, chi: problem.terms(chi), control)
+
+    def cost(self, control: PyTree[Array]) -> Float[Array, "B"]:
+        return self.map_samples(lambda problem, chi: problem.cost(chi), control)
+
+    def gradient(self, control: PyTree[Array]) -> PyTree[Array]:
+        return self.map_samples(lambda problem, chi: problem.gradient(chi), control)
+
+    def hessian_product(self, control: PyTree[Array], v: PyTree[Array]) -> PyTree[Array]:
+        return self.map_samples(lambda problem, chi, u: problem.hessian_product(chi, u), control, v)

@@ -1,0 +1,11 @@
+"""The methods: siblings that solve the same problem and swap in one line.
+
+`OptimalInterpolation` (linear operator, closed form), `ThreeDVar` (any operator, one time), `StrongFourDVar` (a window
+under a model). Each has `model(batch)`, `analyse`, `analyse_one`, `iterate`, `posterior`, `with_`, `as_analysis_step`.
+"""
+
+from vardax.models.optimal_interpolation import OptimalInterpolation
+from vardax.models.strong_fourdvar import StrongFourDVar
+from vardax.models.threedvar import ThreeDVar
+
+__all__ = ["OptimalInterpolation", "StrongFourDVar", "ThreeDVar"]

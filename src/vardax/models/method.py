@@ -1,0 +1,241 @@
+"""The contract of a method, and what follows from it.
+
+A method says two things: `problem(batch)`, the control-space problem that it poses, and `solve(problem, start)`, how it
+finds the analysis of one sample. Everything a user calls follows: `model(batch)`, `analyse` with overrides,
+`analyse_one`, `iterate`, `posterior`, `with_`, `as_analysis_step`. Inputs are checked before anything is compiled; the
+computation is jitted once per shape; nothing inside calls back to the host.
+"""
+
+import abc
+import dataclasses
+import difflib
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, Self
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from vardax.covariances.functions import half
+from vardax.minimisers.minimise import iterate
+from vardax.minimisers.observed import ObservedSamples, as_window, read_samples
+from vardax.minimisers.problem import BatchedProblem, ControlSpaceProblem
+from vardax.minimisers.transforms import Identity
+from vardax.models.boundary import assemble, check_background, check_covariance, observation_shape, per_sample
+from vardax.posterior.laplace import LaplaceCovariance
+from vardax.posterior.posterior import Posterior
+from vardax.types import Analysis, ConvergenceError, ConvergenceWarning, float_array, observed_entries
+
+__all__ = ["AbstractAnalysisMethod", "MethodAnalysisStep"]
+
+
+class AbstractAnalysisMethod(eqx.Module):
+    """A way to combine a background and observations into an analysis.
+
+    **To add one**: subclass this in a file of its own in `vardax/models/`, give it the slots below, implement `observe`
+    and `solve`, and export it. `takes_window` says whether a batch holds one time or a window.
+    """
+
+    takes_window: eqx.AbstractClassVar[bool]
+    iterative: eqx.AbstractClassVar[bool]
+
+    obs_op: eqx.AbstractVar[Any]
+    prior_mean: eqx.AbstractVar[PyTree[Array]]
+    prior_cov_op: eqx.AbstractVar[lx.AbstractLinearOperator]
+    obs_cov_op: eqx.AbstractVar[lx.AbstractLinearOperator]
+    tol: eqx.AbstractVar[float | None]
+    max_steps: eqx.AbstractVar[int]
+    strict: eqx.AbstractVar[bool]
+
+    @abc.abstractmethod
+    def observe(self, samples: Any) -> Any:
+        """The map from a state to the predicted observations of these samples: `Snapshot` or `Window`."""
+
+    @abc.abstractmethod
+    def solve(self, problem: ControlSpaceProblem, start: PyTree[Array] | None) -> Analysis:
+        """The analysis of one sample, from the control `start` (None: the background)."""
+
+    def problem(self, batch: Any) -> BatchedProblem:
+        """The control-space problem of a batch: `cost`, `gradient`, `hessian_product`, ... with a leading sample axis."""
+        return _pose(self, self._samples(batch))
+
+    def __call__(self, batch: Any) -> PyTree[Array]:
+        """The analysis states (B, *state). One warning where an eager call did not converge; see `analyse`."""
+        analysis = self.analyse(batch)
+        self._warn(analysis)
+        return analysis.state
+
+    def analyse(
+        self,
+        batch: Any,
+        *,
+        background: PyTree[Array] | None = None,
+        first_guess: PyTree[Array] | None = None,
+        warm_start: Analysis | PyTree[Array] | None = None,
+        prior_cov_op: lx.AbstractLinearOperator | None = None,
+        obs_cov_op: lx.AbstractLinearOperator | None = None,
+        obs_op: Any = None,
+    ) -> Analysis:
+        """The full `Analysis` of a batch.
+
+        `background` ((*state) or (B, *state)), `prior_cov_op`, `obs_cov_op` and `obs_op` replace the method's own for
+        this call. The iteration starts at the background, at the state `first_guess`, or at `warm_start` (an earlier
+        `Analysis`, or its control): starts change the number of iterations, not the analysis.
+        """
+        overrides = {"prior_mean": background, "prior_cov_op": prior_cov_op, "obs_cov_op": obs_cov_op, "obs_op": obs_op}
+        method = self.with_(**{name: value for name, value in overrides.items() if value is not None})
+        samples = method._samples(batch)
+        start = method._start(samples, first_guess, warm_start)
+        analysis = _analyse(method, samples, *start)
+        if self.strict:
+            self._raise(analysis)
+        return analysis
+
+    def analyse_one(self, window: Any, **overrides: Any) -> Analysis:
+        """The analysis of one sample without a batch axis: a batch's `sample(i)`, an array with NaN gaps, Observations.
+
+        `jax.vmap` of this over samples is `analyse`.
+        """
+        overrides = {name: _add_sample_axis(name, value) for name, value in overrides.items()}
+        analysis = self.analyse(as_window(window), **overrides)
+        return jax.tree.map(lambda a: a[0] if eqx.is_array(a) else a, analysis)
+
+    def iterate(self, batch: Any, *, first_guess: Any = None, warm_start: Any = None) -> Iterator[Analysis]:
+        """One `Analysis` per iteration, driven from the host. Resume with `warm_start=` the last one."""
+        samples = self._samples(batch)
+        if not self.iterative:
+            yield self.analyse(samples, first_guess=first_guess, warm_start=warm_start)
+            return
+        problem = _pose(self, samples)
+        start = _start_control(problem, *self._start(samples, first_guess, warm_start))
+        yield from iterate(problem, self.minimiser, tol=self.tol, max_steps=self.max_steps, start=start)
+
+    def posterior(self, batch: Any, *, adapter: Any = None, **overrides: Any) -> Posterior:
+        """The posterior at the analysis: mean, lazy covariance, `std()`, `sample(key, n)`."""
+        adapter = LaplaceCovariance() if adapter is None else adapter
+        analysis = self.analyse(batch, **overrides)
+        self._warn(analysis)
+        starts = ("first_guess", "warm_start")
+        slots = {("prior_mean" if k == "background" else k): v for k, v in overrides.items() if k not in starts}
+        return adapter(analysis, self.with_(**slots), batch)
+
+    def with_(self, **slots: Any) -> Self:
+        """A new method with some slots replaced; the same structure does not compile again."""
+        names = [field.name for field in dataclasses.fields(self) if field.init]
+        for name in slots:
+            if name not in names:
+                near = difflib.get_close_matches(name, names, n=1)
+                hint = f" Did you mean `{near[0]}`?" if near else ""
+                raise TypeError(f"{type(self).__name__}.with_: unknown slot `{name}`; it has {', '.join(names)}.{hint}")
+        return dataclasses.replace(self, **slots) if slots else self
+
+    def as_analysis_step(self) -> "MethodAnalysisStep":
+        """This method as the update of a cycle: (forecast, obs, *, obs_op, obs_err_cov) -> analysis."""
+        return MethodAnalysisStep(self)
+
+    def _samples(self, batch: Any) -> ObservedSamples:
+        """Check what can be checked before anything is compiled, and read the batch."""
+        owner = type(self).__name__
+        check_covariance(self.prior_cov_op, "prior_cov_op", owner)
+        check_covariance(self.obs_cov_op, "obs_cov_op", owner)
+        structure = self.prior_cov_op.out_structure()
+        shape = observation_shape(self.obs_op, self.prior_mean, structure, batch, owner)
+        samples = read_samples(batch, shape, window=self.takes_window, owner=owner)
+        check_background(self.prior_mean, structure, samples.value.shape[0], owner)
+        return samples
+
+    def _start(self, samples: ObservedSamples, first_guess: Any, warm_start: Any) -> tuple[Any, Any]:
+        """(first guess (B, *state) or None, control (B, *control) or None)."""
+        owner, n_samples = type(self).__name__, samples.value.shape[0]
+        if first_guess is not None and warm_start is not None:
+            raise ValueError(f"{owner}: give `first_guess` (a state) or `warm_start` (an Analysis), not both.")
+        if first_guess is not None:
+            structure = self.prior_cov_op.out_structure()
+            first_guess = per_sample(first_guess, structure, n_samples, "first_guess", owner)
+        control = warm_start.control if isinstance(warm_start, Analysis) else warm_start
+        if control is not None:
+            structure = eqx.filter_eval_shape(lambda: half(self.prior_cov_op)).in_structure()
+            control = per_sample(control, structure, n_samples, "warm_start", owner)
+        return first_guess, control
+
+    def _warn(self, analysis: Analysis) -> None:
+        if not isinstance(analysis.converged, jax.core.Tracer) and not np.all(np.asarray(analysis.converged)):
+            warnings.warn(f"{type(self).__name__}: {analysis.message()}", ConvergenceWarning, stacklevel=3)
+
+    def _raise(self, analysis: Analysis) -> None:
+        if not isinstance(analysis.converged, jax.core.Tracer) and not np.all(np.asarray(analysis.converged)):
+            raise ConvergenceError(f"{type(self).__name__}: {analysis.message()}")
+
+
+def _pose(method: AbstractAnalysisMethod, samples: ObservedSamples) -> BatchedProblem:
+    return assemble(
+        samples,
+        mean=method.prior_mean,
+        prior_cov_op=method.prior_cov_op,
+        obs_cov_op=method.obs_cov_op,
+        observe=method.observe(samples),
+        transform=getattr(method, "control_transform", Identity()),
+        owner=type(method).__name__,
+    )
+
+
+def _start_control(problem: BatchedProblem, first_guess: Any, control: Any) -> PyTree[Array] | None:
+    """Where the iteration starts, in control space: the projection of a first guess, or a control as it is."""
+    if first_guess is None:
+        return control
+    return problem.map_samples(lambda sample, state: sample.control_of(state), first_guess)
+
+
+@eqx.filter_jit
+def _analyse(method: AbstractAnalysisMethod, samples: ObservedSamples, first_guess: Any, control: Any) -> Analysis:
+    problem = _pose(method, samples)
+    start = _start_control(problem, first_guess, control)
+    return problem.map_samples(method.solve, start)
+
+
+def _add_sample_axis(name: str, value: Any) -> Any:
+    """One sample's background, first guess or warm start as those of a batch of one."""
+    if name not in ("background", "first_guess", "warm_start") or value is None:
+        return value
+    tree = value.control if isinstance(value, Analysis) else value
+    return jax.tree.map(lambda leaf: float_array(leaf)[None], tree)
+
+
+class MethodAnalysisStep(eqx.Module):
+    """A method as the update of a cycle, on one state without a batch axis.
+
+    The forecast is the background. `obs` is one array, or a list of arrays for a window whose entry 0 is valid at the
+    forecast time; NaN means missing. `obs_op` and `obs_err_cov` replace the method's own unless they are None. The
+    result is the state that the cycle carries on: the analysis, or its model state at the end of the window.
+    """
+
+    method: AbstractAnalysisMethod
+
+    def __call__(self, forecast: PyTree[Array], obs: Any, *, obs_op: Any = None, obs_err_cov: Any = None) -> Any:
+        analysis = self.analyse(forecast, obs, obs_op=obs_op, obs_err_cov=obs_err_cov)
+        if analysis.trajectory is None:
+            return analysis.state
+        return jax.tree.map(lambda x: x[-1], analysis.trajectory)
+
+    def analyse(
+        self, forecast: PyTree[Array], obs: Any, *, obs_op: Any = None, obs_err_cov: Any = None
+    ) -> Analysis:
+        """The `Analysis` behind the step."""
+        entries = list(obs) if isinstance(obs, Sequence) else [obs]
+        value, mask = observed_entries(jnp.stack([float_array(entry) for entry in entries]))
+        overrides = {"background": forecast}
+        if obs_op is not None and obs_op is not self.method.obs_op:
+            overrides["obs_op"] = obs_op
+        if obs_err_cov is not None:
+            overrides["obs_cov_op"] = obs_err_cov
+        window = ObservedSamples(value=value[None], mask=mask[None])
+        analysis = self.method.analyse(window, **overrides)
+        return jax.tree.map(lambda a: a[0] if eqx.is_array(a) else a, analysis)
+
+    def problem(self, batch: Any) -> BatchedProblem:
+        """The method's control-space problem of a batch."""
+        return self.method.problem(batch)

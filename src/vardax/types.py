@@ -1,0 +1,449 @@
+"""What every stage of an assimilation receives and returns.
+
+Observations come in as a *batch* on a grid (`Batch1D`, `Batch2D`, `Batch2DMultivar`, `Batch3D`) or as a list of points
+(`Observations`). `Grid` carries the geometry. A method returns an `Analysis`: the state, what it cost, whether it
+converged, and what a posterior or a warm start can use again.
+
+One rule holds for all containers: a missing or non-finite entry never reaches the algebra. The effective mask is
+`mask & isfinite(input)`, and the input is zero where that mask is zero, so `0 * nan` is never computed.
+"""
+
+import enum
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
+
+__all__ = [
+    "AbstractBatch",
+    "Analysis",
+    "Batch1D",
+    "Batch2D",
+    "Batch2DMultivar",
+    "Batch3D",
+    "ConvergenceError",
+    "ConvergenceWarning",
+    "CostSummary",
+    "CostTerms",
+    "Grid",
+    "History",
+    "Observations",
+    "Status",
+    "as_grid",
+    "concrete_values",
+    "float_array",
+    "observed_entries",
+]
+
+VALUE_CHECK_LIMIT = 10**6
+"""Values (signs, finiteness) are checked when they are concrete and have fewer entries than this."""
+
+
+def float_array(x: ArrayLike, dtype: Any = None) -> Array:
+    """`x` as an inexact JAX array: its own float dtype, or JAX's default float for integers and bools."""
+    x = jnp.asarray(x, dtype=dtype)
+    return x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(jnp.result_type(float))
+
+
+def concrete_values(x: ArrayLike) -> np.ndarray | None:
+    """The values of `x` for a check, or None while tracing or when there are too many to look at."""
+    if isinstance(x, jax.core.Tracer) or np.size(x) >= VALUE_CHECK_LIMIT:
+        return None
+    return np.asarray(x)
+
+
+def observed_entries(values: Array, mask: ArrayLike | None = None) -> tuple[Array, Array]:
+    """Zero-filled values and the effective mask `mask & isfinite(values)`, both in the float dtype of `values`."""
+    observed = jnp.isfinite(values)
+    if mask is not None:
+        observed = observed & jnp.asarray(mask).astype(bool)
+    return jnp.where(observed, values, jnp.zeros_like(values)), observed.astype(values.dtype)
+
+
+def _check_shape(owner: str, field: str, found: tuple[int, ...], expected: tuple[int, ...], meaning: str) -> None:
+    if tuple(found) != tuple(expected):
+        raise ValueError(f"{owner}: `{field}` has shape {tuple(found)}, expected {tuple(expected)} ({meaning}).")
+
+
+def _check_positive(owner: str, field: str, values: ArrayLike, where: ArrayLike | None = None) -> None:
+    concrete = concrete_values(values)
+    if concrete is None:
+        return
+    chosen = np.asarray(where) != 0 if where is not None and concrete_values(where) is not None else True
+    bad = int(np.sum(chosen & ~(concrete > 0)))
+    if bad:
+        raise ValueError(f"{owner}: `{field}` must be positive; found {bad} entries that are zero, negative or NaN.")
+
+
+def _instrument_count(owner: str, instrument: Array | None, n_instruments: int | None) -> int:
+    if instrument is None:
+        return 1 if n_instruments is None else n_instruments
+    concrete = concrete_values(instrument)
+    if n_instruments is None and concrete is None:
+        raise ValueError(
+            f"{owner}: `instrument` is traced or very large, so the number of instruments cannot be read from it; "
+            "pass `n_instruments`."
+        )
+    if concrete is not None and concrete.size and concrete.min() < 0:
+        raise ValueError(f"{owner}: `instrument` must hold ids 0, 1, ...; found {int(concrete.min())}.")
+    needed = 1 + int(concrete.max()) if concrete is not None and concrete.size else 1
+    if n_instruments is not None and concrete is not None and needed > n_instruments:
+        raise ValueError(f"{owner}: `instrument` has id {needed - 1}, but n_instruments={n_instruments}.")
+    return needed if n_instruments is None else n_instruments
+
+
+class AbstractBatch(eqx.Module):
+    """B samples of T time entries on a grid, with gaps.
+
+    - `input`: the observed values, zero where not observed.
+    - `mask`: 1 observed, 0 missing, in the dtype of `input`.
+    - `target`: the truth, where it is known (training, scores).
+    - `obs_err`: standard deviation of each entry; replaces the standard deviations of R and keeps its correlations.
+    - `instrument`: integer id of each entry; splits the observation cost in reports.
+    - `times`: model time of each time entry.
+
+    The time axis may be left out (`(B, *obs)`) for the single-time methods.
+    """
+
+    input: Float[Array, "..."]
+    mask: Float[Array, "..."]
+    target: Float[Array, "..."] | None
+    obs_err: Float[Array, "..."] | None
+    instrument: Int[Array, "..."] | None
+    times: Float[Array, "..."] | None
+    n_instruments: int = eqx.field(static=True)
+
+    axes: eqx.AbstractClassVar[tuple[str, ...]]
+
+    def __init__(
+        self,
+        input: ArrayLike,
+        mask: ArrayLike,
+        target: ArrayLike | None = None,
+        *,
+        obs_err: ArrayLike | None = None,
+        instrument: ArrayLike | None = None,
+        times: ArrayLike | None = None,
+        n_instruments: int | None = None,
+    ):
+        name, values = type(self).__name__, float_array(input)
+        allowed = (len(self.axes), len(self.axes) - 1)
+        if values.ndim not in allowed:
+            raise ValueError(
+                f"{name}: `input` has shape {values.shape}, expected {len(self.axes)} axes ({', '.join(self.axes)}), "
+                f"or {allowed[1]} without the time axis."
+            )
+        mask = jnp.asarray(mask)
+        _check_shape(name, "mask", mask.shape, values.shape, "the shape of `input`")
+        self.input, self.mask = observed_entries(values, mask)
+        self.target = None if target is None else float_array(target)
+        if self.target is not None and self.target.shape[:1] != values.shape[:1]:
+            raise ValueError(
+                f"{name}: `target` has shape {self.target.shape}, expected {values.shape[0]} samples on its first axis."
+            )
+        self.obs_err = None if obs_err is None else float_array(obs_err).astype(values.dtype)
+        self.instrument = None if instrument is None else jnp.asarray(instrument)
+        for field, array in (("obs_err", self.obs_err), ("instrument", self.instrument)):
+            if array is not None:
+                _check_shape(name, field, array.shape, values.shape, "the shape of `input`")
+        if self.obs_err is not None:
+            _check_positive(name, "obs_err", self.obs_err, self.mask)
+            self.obs_err = jnp.where(self.mask != 0, self.obs_err, jnp.ones_like(self.obs_err))
+        if self.instrument is not None and not jnp.issubdtype(self.instrument.dtype, jnp.integer):
+            raise TypeError(f"{name}: `instrument` has dtype {self.instrument.dtype}, expected integer ids.")
+        self.n_instruments = _instrument_count(name, self.instrument, n_instruments)
+        self.times = None if times is None else float_array(times)
+        if self.times is not None:
+            entries = values.shape[1] if values.ndim == len(self.axes) else 1
+            _check_shape(name, "times", self.times.shape, (entries,), "one per time entry")
+
+    @classmethod
+    def from_observations(cls, y: ArrayLike, target: ArrayLike | None = None, **fields: Any) -> Self:
+        """A batch whose gaps are the NaNs (and infinities) of `y`.
+
+        >>> Batch1D.from_observations([[[1.0, float("nan")]]]).mask
+        Array([[[1., 0.]]], dtype=float32)
+        """
+        values = float_array(y)
+        return cls(values, jnp.isfinite(values), target, **fields)
+
+    @property
+    def n_samples(self) -> int:
+        return self.input.shape[0]
+
+    def sample(self, index: int) -> Self:
+        """One sample without the batch axis, as `analyse_one` takes it."""
+        per_sample = eqx.tree_at(lambda b: b.times, self, None, is_leaf=lambda x: x is None)
+        picked = jax.tree.map(lambda a: a[index], per_sample)
+        return eqx.tree_at(lambda b: b.times, picked, self.times, is_leaf=lambda x: x is None)
+
+
+class Batch1D(AbstractBatch):
+    """Fields on one axis: `input` (B, T, N), or (B, N) for the single-time methods."""
+
+    axes: ClassVar[tuple[str, ...]] = ("B", "T", "N")
+
+
+class Batch2D(AbstractBatch):
+    """Fields on two axes: `input` (B, T, H, W), or (B, H, W)."""
+
+    axes: ClassVar[tuple[str, ...]] = ("B", "T", "H", "W")
+
+
+class Batch2DMultivar(AbstractBatch):
+    """Several variables on two axes: `input` (B, T, C, H, W), or (B, C, H, W)."""
+
+    axes: ClassVar[tuple[str, ...]] = ("B", "T", "C", "H", "W")
+
+
+class Batch3D(AbstractBatch):
+    """Fields on three axes: `input` (B, T, D, H, W), or (B, D, H, W)."""
+
+    axes: ClassVar[tuple[str, ...]] = ("B", "T", "D", "H", "W")
+
+
+class Observations(eqx.Module):
+    """p observations that are not on a grid: tracks, soundings, stations.
+
+    `value`, `error` (standard deviation), `time`, `instrument` and `valid` are (p,), `coords` is (p, d). All are traced
+    leaves, so new positions of the same count do not compile again; `pad_to` makes counts equal.
+    """
+
+    value: Float[Array, "p"]
+    error: Float[Array, "p"]
+    time: Float[Array, "p"]
+    coords: Float[Array, "p d"]
+    instrument: Int[Array, "p"]
+    valid: Float[Array, "p"]
+    aux: dict[str, Array]
+    n_instruments: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        value: ArrayLike,
+        error: ArrayLike,
+        time: ArrayLike,
+        coords: ArrayLike,
+        instrument: ArrayLike | None = None,
+        valid: ArrayLike | None = None,
+        aux: dict[str, ArrayLike] | None = None,
+        *,
+        n_instruments: int | None = None,
+    ):
+        values = float_array(value)
+        if values.ndim != 1:
+            raise ValueError(f"Observations: `value` has shape {values.shape}, expected (p,), one value a point.")
+        p, dtype = values.shape[0], values.dtype
+        self.value, self.valid = observed_entries(values, valid)
+        self.coords = float_array(coords).astype(dtype)
+        if self.coords.ndim != 2 or self.coords.shape[0] != p:
+            raise ValueError(f"Observations: `coords` has shape {self.coords.shape}, expected ({p}, d).")
+        self.error = jnp.broadcast_to(float_array(error).astype(dtype), (p,)) if np.ndim(error) == 0 else float_array(
+            error
+        ).astype(dtype)
+        self.time = jnp.broadcast_to(float_array(time), (p,)) if np.ndim(time) == 0 else float_array(time)
+        self.instrument = jnp.zeros(p, dtype=jnp.int32) if instrument is None else jnp.asarray(instrument)
+        self.aux = {key: jnp.asarray(array) for key, array in (aux or {}).items()}
+        fields = {"error": self.error, "time": self.time, "instrument": self.instrument, "valid": self.valid}
+        for field, array in fields.items():
+            _check_shape("Observations", field, array.shape, (p,), "one per point")
+        for key, array in self.aux.items():
+            if array.shape[:1] != (p,):
+                raise ValueError(f"Observations: `aux[{key!r}]` has shape {array.shape}, expected ({p}, ...).")
+        _check_positive("Observations", "error", self.error, self.valid)
+        self.n_instruments = _instrument_count("Observations", self.instrument, n_instruments)
+
+    def _with_arrays(self, change: Any) -> "Observations":
+        """Every per-point array replaced by `change(array, name)`."""
+        arrays = {name: change(getattr(self, name), name) for name in ("value", "error", "time", "coords")}
+        arrays |= {name: change(getattr(self, name), name) for name in ("instrument", "valid")}
+        aux = {key: change(array, key) for key, array in self.aux.items()}
+        return Observations(**arrays, aux=aux, n_instruments=self.n_instruments)
+
+    def window(self, t0: ArrayLike, t1: ArrayLike) -> "Observations":
+        """The observations with t0 <= time < t1; while tracing the length stays and the others become invalid."""
+        inside = (self.time >= t0) & (self.time < t1)
+        if isinstance(inside, jax.core.Tracer):
+            return eqx.tree_at(lambda o: o.valid, self, self.valid * inside.astype(self.valid.dtype))
+        chosen = np.flatnonzero(np.asarray(inside))
+        return self._with_arrays(lambda array, name: array[chosen])
+
+    def pad_to(self, bucket: int | Sequence[int]) -> "Observations":
+        """Fill up with invalid points to `bucket` points, or to the smallest of several buckets that fits."""
+        p = self.value.shape[0]
+        sizes = sorted([bucket] if isinstance(bucket, int) else bucket)
+        size = next((s for s in sizes if s >= p), None)
+        if size is None:
+            raise ValueError(f"Observations.pad_to: {p} observations do not fit in `bucket` {sizes}; give a larger one.")
+        fills = {"value": 0, "error": 1, "valid": 0}
+
+        def pad(array: Array, name: str) -> Array:
+            width = [(0, size - p)] + [(0, 0)] * (array.ndim - 1)
+            if name in fills or p == 0:
+                return jnp.pad(array, width, constant_values=fills.get(name, 0))
+            return jnp.pad(array, width, mode="edge")  # a position that exists, so inside the domain
+
+        return self._with_arrays(pad)
+
+
+class Grid(eqx.Module):
+    """Geometry of a field: where its cells are, how large they are, which are active, which axes close on themselves.
+
+    `coords` holds one 1-D axis per dimension. `mask` is 1 where the grid has a cell and 0 on land. `periodic` names
+    the axes (by number) that wrap around. A bare shape is accepted wherever a grid is (`as_grid`): unit spacing.
+    """
+
+    coords: tuple[Float[Array, "..."], ...]
+    cell_size: tuple[Float[Array, "..."], ...]
+    area: Float[Array, "..."] | None
+    mask: Bool[Array, "..."] | None
+    periodic: tuple[int, ...] = eqx.field(static=True)
+    shape: tuple[int, ...] = eqx.field(static=True)
+
+    def __init__(
+        self,
+        coords: Sequence[ArrayLike],
+        *,
+        cell_size: Sequence[ArrayLike] | None = None,
+        area: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        periodic: Sequence[int] = (),
+    ):
+        self.coords = tuple(float_array(axis) for axis in coords)
+        for number, axis in enumerate(self.coords):
+            if axis.ndim != 1 or axis.shape[0] == 0:
+                raise ValueError(f"Grid: `coords[{number}]` has shape {axis.shape}, expected a 1-D axis with cells.")
+            steps = concrete_values(axis)
+            if steps is not None and steps.size > 1 and not (np.all(np.diff(steps) > 0) or np.all(np.diff(steps) < 0)):
+                raise ValueError(f"Grid: `coords[{number}]` must increase or decrease throughout.")
+        self.shape = tuple(axis.shape[0] for axis in self.coords)
+        ndim = len(self.shape)
+        if cell_size is not None and len(cell_size) != ndim:
+            raise ValueError(f"Grid: `cell_size` has {len(cell_size)} entries, expected {ndim}, one per axis.")
+        sizes = [_mean_step(axis) for axis in self.coords] if cell_size is None else cell_size
+        self.cell_size = tuple(float_array(size) for size in sizes)
+        for number, size in enumerate(self.cell_size):
+            _check_positive("Grid", f"cell_size[{number}]", size)
+        self.area = None if area is None else float_array(area)
+        self.mask = None if mask is None else jnp.asarray(mask).astype(bool)
+        for field, array in (("area", self.area), ("mask", self.mask)):
+            if array is not None:
+                _check_shape("Grid", field, array.shape, self.shape, "the shape of the grid")
+        if any(not -ndim <= axis < ndim for axis in periodic):
+            raise ValueError(f"Grid: `periodic` is {tuple(periodic)}, expected axis numbers below {ndim}.")
+        self.periodic = tuple(sorted({axis % ndim for axis in periodic}))
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def spacing(self) -> tuple[Float[Array, ""], ...]:
+        """The distance between neighbouring cells along each axis (the mean one where it varies)."""
+        return tuple(jnp.mean(size) for size in self.cell_size)
+
+
+def _mean_step(axis: Array) -> Array:
+    return jnp.abs(axis[-1] - axis[0]) / (axis.shape[0] - 1) if axis.shape[0] > 1 else jnp.ones((), axis.dtype)
+
+
+def as_grid(shape_or_grid: "int | Sequence[int] | Grid") -> Grid:
+    """A grid as it is, or unit-spaced cells for a bare shape."""
+    if isinstance(shape_or_grid, Grid):
+        return shape_or_grid
+    shape = (shape_or_grid,) if isinstance(shape_or_grid, int) else tuple(shape_or_grid)
+    if not shape or any(int(n) != n or n < 1 for n in shape):
+        raise ValueError(f"`shape` is {shape_or_grid!r}, expected positive whole numbers, one per axis, or a Grid.")
+    return Grid([jnp.arange(int(n), dtype=jnp.result_type(float)) for n in shape])
+
+
+class Status(enum.IntEnum):
+    """Why a minimisation stopped. `Status(int(analysis.status)).words` says it in words."""
+
+    CONVERGED = 0
+    MAX_STEPS = 1
+    STALLED = 2
+    NON_FINITE = 3
+
+    @property
+    def words(self) -> str:
+        return {
+            Status.CONVERGED: "converged: the gradient norm is below the tolerance",
+            Status.MAX_STEPS: "stopped at max_steps before the gradient norm reached the tolerance",
+            Status.STALLED: "stalled: no step decreases the cost further, and the gradient norm is above the tolerance",
+            Status.NON_FINITE: "met a non-finite cost; the best finite iterate is returned",
+        }[self]
+
+
+class CostTerms(eqx.Module):
+    """The terms of J at one iterate: background, observations by instrument, model error."""
+
+    J_b: Float[Array, "..."]
+    J_o_by_instrument: Float[Array, "... instruments"]
+    J_q: Float[Array, "..."]
+
+    @property
+    def J_o(self) -> Float[Array, "..."]:
+        return jnp.sum(self.J_o_by_instrument, axis=-1)
+
+    @property
+    def total(self) -> Float[Array, "..."]:
+        return self.J_b + self.J_o + self.J_q
+
+
+class CostSummary(eqx.Module):
+    """J at the first and at the last iterate."""
+
+    first: CostTerms
+    last: CostTerms
+
+
+class History(eqx.Module):
+    """J and its gradient norm at each iteration, in arrays of fixed length that are NaN after the last iteration."""
+
+    J_b: Float[Array, "... steps"]
+    J_o: Float[Array, "... steps instruments"]
+    gradient_norm: Float[Array, "... steps"]
+
+    @property
+    def total(self) -> Float[Array, "... steps"]:
+        return self.J_b + jnp.sum(self.J_o, axis=-1)
+
+
+class Analysis(eqx.Module):
+    """What a method found.
+
+    `state` is the analysis, `trajectory` its evolution over the window (4D methods), `control` the control vector chi
+    at the analysis (hand it on as `warm_start`). `converged` means that the gradient norm in control space is at most
+    `tol * max(1, its value at the background)`; `status` says why the iteration stopped. `memory` says what the
+    differentiated model run keeps (4D methods).
+    """
+
+    state: PyTree[Array]
+    control: PyTree[Array]
+    cost: CostSummary
+    n_iterations: Int[Array, "..."]
+    converged: Bool[Array, "..."]
+    status: Int[Array, "..."]
+    history: History
+    gradient_norm: Float[Array, "..."]
+    trajectory: PyTree[Array] | None = None
+    memory: str = eqx.field(static=True, default="")
+
+    def message(self) -> str:
+        """The status in words (outside jit); the worst one of a batch."""
+        status = Status(int(np.max(np.asarray(self.status))))
+        reached = float(np.max(np.asarray(self.gradient_norm)))
+        return f"{status.words} (iterations {int(np.max(np.asarray(self.n_iterations)))}, gradient norm {reached:.3g})"
+
+
+class ConvergenceWarning(UserWarning):
+    """An analysis did not reach its tolerance."""
+
+
+class ConvergenceError(RuntimeError):
+    """An analysis did not reach its tolerance, and the method was asked to be strict."""
