@@ -10,7 +10,7 @@ One rule holds for all containers: a missing or non-finite entry never reaches t
 
 import enum
 from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import equinox as eqx
 import jax
@@ -39,24 +39,29 @@ __all__ = [
     "observed_entries",
 ]
 
+BatchT = TypeVar("BatchT", bound="AbstractBatch")
+
+ArrayData: TypeAlias = ArrayLike | Sequence[Any]
+"""What becomes an array: an array of JAX or numpy, a number, or nested sequences of numbers."""
+
 VALUE_CHECK_LIMIT = 10**6
 """Values (signs, finiteness) are checked when they are concrete and have fewer entries than this."""
 
 
-def float_array(x: ArrayLike, dtype: Any = None) -> Array:
+def float_array(x: ArrayData, dtype: Any = None) -> Array:
     """`x` as an inexact JAX array: its own float dtype, or JAX's default float for integers and bools."""
     x = jnp.asarray(x, dtype=dtype)
     return x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(jnp.result_type(float))
 
 
-def concrete_values(x: ArrayLike) -> np.ndarray | None:
+def concrete_values(x: ArrayData) -> np.ndarray | None:
     """The values of `x` for a check, or None while tracing or when there are too many to look at."""
     if isinstance(x, jax.core.Tracer) or np.size(x) >= VALUE_CHECK_LIMIT:
         return None
     return np.asarray(x)
 
 
-def observed_entries(values: Array, mask: ArrayLike | None = None) -> tuple[Array, Array]:
+def observed_entries(values: Array, mask: ArrayData | None = None) -> tuple[Array, Array]:
     """Zero-filled values and the effective mask `mask & isfinite(values)`, both in the float dtype of `values`."""
     observed = jnp.isfinite(values)
     if mask is not None:
@@ -69,7 +74,19 @@ def _check_shape(owner: str, field: str, found: tuple[int, ...], expected: tuple
         raise ValueError(f"{owner}: `{field}` has shape {tuple(found)}, expected {tuple(expected)} ({meaning}).")
 
 
-def _check_positive(owner: str, field: str, values: ArrayLike, where: ArrayLike | None = None) -> None:
+def _check_real(owner: str, field: str, values: Array) -> None:
+    if not jnp.issubdtype(values.dtype, jnp.floating):
+        raise TypeError(f"{owner}: `{field}` has dtype {values.dtype}, expected real numbers.")
+
+
+def _check_mask(owner: str, field: str, mask: Array) -> None:
+    values = concrete_values(mask)
+    bad = 0 if values is None else int(np.sum((values != 0) & (values != 1)))
+    if bad:
+        raise ValueError(f"{owner}: `{field}` must be 1 (observed) or 0 (missing); found {bad} other entries.")
+
+
+def _check_positive(owner: str, field: str, values: ArrayData, where: ArrayData | None = None) -> None:
     concrete = concrete_values(values)
     if concrete is None:
         return
@@ -82,6 +99,8 @@ def _check_positive(owner: str, field: str, values: ArrayLike, where: ArrayLike 
 def _instrument_count(owner: str, instrument: Array | None, n_instruments: int | None) -> int:
     if instrument is None:
         return 1 if n_instruments is None else n_instruments
+    if not jnp.issubdtype(instrument.dtype, jnp.integer):
+        raise TypeError(f"{owner}: `instrument` has dtype {instrument.dtype}, expected integer ids.")
     concrete = concrete_values(instrument)
     if n_instruments is None and concrete is None:
         raise ValueError(
@@ -121,13 +140,13 @@ class AbstractBatch(eqx.Module):
 
     def __init__(
         self,
-        input: ArrayLike,
-        mask: ArrayLike,
-        target: ArrayLike | None = None,
+        input: ArrayData,
+        mask: ArrayData,
+        target: ArrayData | None = None,
         *,
-        obs_err: ArrayLike | None = None,
-        instrument: ArrayLike | None = None,
-        times: ArrayLike | None = None,
+        obs_err: ArrayData | None = None,
+        instrument: ArrayData | None = None,
+        times: ArrayData | None = None,
         n_instruments: int | None = None,
     ):
         name, values = type(self).__name__, float_array(input)
@@ -137,8 +156,10 @@ class AbstractBatch(eqx.Module):
                 f"{name}: `input` has shape {values.shape}, expected {len(self.axes)} axes ({', '.join(self.axes)}), "
                 f"or {allowed[1]} without the time axis."
             )
+        _check_real(name, "input", values)
         mask = jnp.asarray(mask)
         _check_shape(name, "mask", mask.shape, values.shape, "the shape of `input`")
+        _check_mask(name, "mask", mask)
         self.input, self.mask = observed_entries(values, mask)
         self.target = None if target is None else float_array(target)
         if self.target is not None and self.target.shape[:1] != values.shape[:1]:
@@ -153,8 +174,6 @@ class AbstractBatch(eqx.Module):
         if self.obs_err is not None:
             _check_positive(name, "obs_err", self.obs_err, self.mask)
             self.obs_err = jnp.where(self.mask != 0, self.obs_err, jnp.ones_like(self.obs_err))
-        if self.instrument is not None and not jnp.issubdtype(self.instrument.dtype, jnp.integer):
-            raise TypeError(f"{name}: `instrument` has dtype {self.instrument.dtype}, expected integer ids.")
         self.n_instruments = _instrument_count(name, self.instrument, n_instruments)
         self.times = None if times is None else float_array(times)
         if self.times is not None:
@@ -162,7 +181,7 @@ class AbstractBatch(eqx.Module):
             _check_shape(name, "times", self.times.shape, (entries,), "one per time entry")
 
     @classmethod
-    def from_observations(cls, y: ArrayLike, target: ArrayLike | None = None, **fields: Any) -> Self:
+    def from_observations(cls: type[BatchT], y: ArrayData, target: ArrayData | None = None, **fields: Any) -> BatchT:
         """A batch whose gaps are the NaNs (and infinities) of `y`.
 
         >>> Batch1D.from_observations([[[1.0, float("nan")]]]).mask
@@ -175,7 +194,7 @@ class AbstractBatch(eqx.Module):
     def n_samples(self) -> int:
         return self.input.shape[0]
 
-    def sample(self, index: int) -> Self:
+    def sample(self: BatchT, index: int) -> BatchT:
         """One sample without the batch axis, as `analyse_one` takes it."""
         per_sample = eqx.tree_at(lambda b: b.times, self, None, is_leaf=lambda x: x is None)
         picked = jax.tree.map(lambda a: a[index], per_sample)
@@ -224,19 +243,20 @@ class Observations(eqx.Module):
 
     def __init__(
         self,
-        value: ArrayLike,
-        error: ArrayLike,
-        time: ArrayLike,
-        coords: ArrayLike,
-        instrument: ArrayLike | None = None,
-        valid: ArrayLike | None = None,
-        aux: dict[str, ArrayLike] | None = None,
+        value: ArrayData,
+        error: ArrayData,
+        time: ArrayData,
+        coords: ArrayData,
+        instrument: ArrayData | None = None,
+        valid: ArrayData | None = None,
+        aux: dict[str, ArrayData] | None = None,
         *,
         n_instruments: int | None = None,
     ):
         values = float_array(value)
         if values.ndim != 1:
             raise ValueError(f"Observations: `value` has shape {values.shape}, expected (p,), one value a point.")
+        _check_real("Observations", "value", values)
         p, dtype = values.shape[0], values.dtype
         self.value, self.valid = observed_entries(values, valid)
         self.coords = float_array(coords).astype(dtype)
@@ -264,7 +284,7 @@ class Observations(eqx.Module):
         aux = {key: change(array, key) for key, array in self.aux.items()}
         return Observations(**arrays, aux=aux, n_instruments=self.n_instruments)
 
-    def window(self, t0: ArrayLike, t1: ArrayLike) -> "Observations":
+    def window(self, t0: ArrayData, t1: ArrayData) -> "Observations":
         """The observations with t0 <= time < t1; while tracing the length stays and the others become invalid."""
         inside = (self.time >= t0) & (self.time < t1)
         if isinstance(inside, jax.core.Tracer):
@@ -306,11 +326,11 @@ class Grid(eqx.Module):
 
     def __init__(
         self,
-        coords: Sequence[ArrayLike],
+        coords: Sequence[ArrayData],
         *,
-        cell_size: Sequence[ArrayLike] | None = None,
-        area: ArrayLike | None = None,
-        mask: ArrayLike | None = None,
+        cell_size: Sequence[ArrayData] | None = None,
+        area: ArrayData | None = None,
+        mask: ArrayData | None = None,
         periodic: Sequence[int] = (),
     ):
         self.coords = tuple(float_array(axis) for axis in coords)

@@ -77,9 +77,7 @@ class AbstractCovariance(lx.AbstractLinearOperator):
         """log|B|."""
 
     @abc.abstractmethod
-    def restrict(
-        self, mask: ArrayLike, *, std: Float[ArrayLike, "..."] | None = None
-    ) -> AbstractRestriction:
+    def restrict(self, mask: ArrayLike, *, std: Float[ArrayLike, "..."] | None = None) -> AbstractRestriction:
         """The part of B between entries where `mask` is 1 (see `vardax.covariances.restriction`)."""
 
     def sample(self, key: PRNGKeyArray, n: int) -> Float[Array, "n ..."]:

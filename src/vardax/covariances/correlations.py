@@ -17,7 +17,7 @@ def matern_correlation(distance: Float[ArrayLike, "..."], nu: float = 1.5) -> Fl
         ρ(r) = 2^{1−ν}/Γ(ν) x^ν K_ν(x),  x = √(2ν) r
 
     which for ν = p + 1/2 is e^{−x} times a polynomial of degree p, and tends to exp(−r²/2) for ν = ∞. Fields have
-    derivatives up to the order p. Rasmussen and Williams, *Gaussian Processes for Machine Learning* (2006), section 4.2.
+    derivatives up to the order p. Rasmussen and Williams, *Gaussian Processes for Machine Learning* (2006), ch. 4.
 
     >>> matern_correlation(jnp.array([0.0, 1.0]), nu=0.5)
     Array([1.        , 0.36787945], dtype=float32)
@@ -54,7 +54,8 @@ def require_matern_smoothness(owner: str, nu: float) -> None:
     closed_form = isinstance(nu, float) and nu > 0 and (math.isinf(nu) or (nu - 0.5).is_integer())
     if not closed_form:
         raise ValueError(
-            f"{owner}: `nu` is {nu!r}, expected 0.5, 1.5, 2.5, ... or infinity, for which the correlation has a closed form."
+            f"{owner}: `nu` is {nu!r}, expected 0.5, 1.5, 2.5, ... or infinity (floats), where the correlation has a "
+            "closed form."
         )
 
 
@@ -62,9 +63,8 @@ def _coefficients(nu: float) -> list[float]:
     """Coefficients of the polynomial in x, highest power first; the last one is 1."""
     p = round(nu - 0.5)
     scale = math.factorial(p) / math.factorial(2 * p)
-    return [
-        scale * math.factorial(p + i) / (math.factorial(i) * math.factorial(p - i)) * 2.0 ** (p - i) for i in range(p + 1)
-    ]
+    counts = [math.factorial(p + i) / (math.factorial(i) * math.factorial(p - i)) for i in range(p + 1)]
+    return [scale * count * 2.0 ** (p - i) for i, count in enumerate(counts)]
 
 
 def _host_correlation(distance: float, nu: float) -> float:

@@ -21,9 +21,9 @@ class DenseCovariance(AbstractCovariance):
     """B = L Lᵀ from its matrix: for small systems and for correlated R.
 
     `matrix` is (n, n) for vectors, or (*shape, *shape) for fields; an (n, n) matrix for fields of n cells goes with
-    `shape=`. It is factorised once, here: by Cholesky where B is positive definite, by its eigenvectors where it is only
-    semidefinite (then `half`, `mv` and `sample` work, and `inv_mv` and `logdet` say that there is no inverse). Only the
-    factor is kept, so B stays positive semidefinite whatever happens to the leaves.
+    `shape=`. It is factorised once, here: by Cholesky where B is positive definite, by its eigenvectors where it is
+    only semidefinite (then `half`, `mv` and `sample` work, and `inv_mv` and `logdet` say that there is no inverse).
+    Only the factor is kept, so B stays positive semidefinite whatever happens to the leaves.
 
     While tracing, the matrix is taken to be positive definite, and a matrix that is not gives NaN.
 
@@ -37,9 +37,7 @@ class DenseCovariance(AbstractCovariance):
 
     diagonal_matrix: ClassVar[bool] = False
 
-    def __init__(
-        self, matrix: Float[ArrayLike, "..."], *, shape: tuple[int, ...] | None = None, dtype: Any = None
-    ):
+    def __init__(self, matrix: Float[ArrayLike, "..."], *, shape: tuple[int, ...] | None = None, dtype: Any = None):
         matrix = real_array("DenseCovariance", "matrix", matrix, dtype)
         self.field_shape = _field_shape(matrix.shape, shape)
         n = math.prod(self.field_shape)
@@ -113,8 +111,8 @@ def _semidefinite_root(owner: str, matrix: Float[Array, "n n"]) -> Float[Array, 
     smallest = float(jnp.min(eigenvalues))
     if not smallest >= -rounding:
         raise ValueError(
-            f"{owner}: `matrix` is not positive semidefinite; its smallest eigenvalue is {smallest:.3g}, expected >= 0. "
-            "Repair it, for instance by clipping its eigenvalues, or give a factor A of A Aᵀ as a lineax composition."
+            f"{owner}: `matrix` is not positive semidefinite; its smallest eigenvalue is {smallest:.3g}, expected none "
+            "below 0. Repair it, for instance by clipping its eigenvalues."
         )
     return eigenvectors * jnp.sqrt(jnp.maximum(eigenvalues, 0))[None, :]
 

@@ -12,8 +12,8 @@ A user's B or R need not be one of ours. These functions look at how an operator
     anything else                         from its matrix, up to `DENSE_LIMIT` rows; `ValueError` beyond
 
 Fields may have any shape, or be pytrees; diagonals come back with the structure of the field. What is decided here is
-decided by structure, so it works under `jit`, with one exception: that the last factor of X C Xᵀ is the transpose of the
-first one is seen from their values, which are not there while tracing.
+decided by structure, so it works under `jit`, with one exception: that the last factor of X C Xᵀ is the transpose of
+the first one is seen from their values, which are not there while tracing.
 """
 
 import functools
@@ -201,8 +201,8 @@ def _operator(owner: str, op: Any) -> Operator:
         op = lx.FunctionLinearOperator(op.mv, op.in_structure(), lx.positive_semidefinite_tag)
     if op.in_structure() != op.out_structure():
         raise ValueError(
-            f"{owner}: `op` takes {op.in_structure()} to {op.out_structure()}, expected a covariance, whose input and output "
-            "are fields of one structure."
+            f"{owner}: `op` takes {op.in_structure()} to {op.out_structure()}, expected a covariance, whose input and "
+            "output are fields of one structure."
         )
     return op
 

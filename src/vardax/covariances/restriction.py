@@ -8,9 +8,9 @@ is R between the observed entries, also where R is correlated.
     mv(v)          M R M v
     logdet()       log|R| over the observed entries
 
-`restrict` factorises once; the result is a pytree of arrays, so it goes through `vmap` over masks, `jit` and `scan`, and
-the iterations of a minimiser only apply it. Diagonal R is exact at any size. A correlated R is factorised by Cholesky up
-to `RESTRICT_LIMIT` entries and refused beyond.
+`restrict` factorises once; the result is a pytree of arrays, so it goes through `vmap` over masks, `jit` and `scan`,
+and the iterations of a minimiser only apply it. Diagonal R is exact at any size. A correlated R is factorised by
+Cholesky up to `RESTRICT_LIMIT` entries and refused beyond.
 """
 
 import abc
@@ -28,7 +28,7 @@ __all__ = ["AbstractRestriction", "DenseRestriction", "DiagonalRestriction", "re
 
 
 class AbstractRestriction(eqx.Module):
-    """R between observed entries. Residuals have the shape of the mask; what they hold at missing entries is ignored."""
+    """R between observed entries. What a residual, of the shape of `mask`, holds at missing entries is ignored."""
 
     mask: eqx.AbstractVar[Float[Array, "..."]]
 
@@ -138,8 +138,8 @@ def require_restrictable(owner: str, size: int) -> None:
     """Raise `ValueError` if a correlated R of `size` entries is too large to factorise."""
     if size > RESTRICT_LIMIT:
         raise ValueError(
-            f"{owner}.restrict: a correlated R of {size} entries is larger than RESTRICT_LIMIT = {RESTRICT_LIMIT}; use a "
-            "`DiagonalCovariance`, blocks of at most that size, or a dual solver, which needs only products with R."
+            f"{owner}.restrict: a correlated R of {size} entries is larger than RESTRICT_LIMIT = {RESTRICT_LIMIT}; use "
+            "a `DiagonalCovariance`, blocks of at most that size, or a dual solver, which needs only products with R."
         )
 
 
@@ -168,8 +168,8 @@ def _require_positive(variance: Array, mask: Array) -> None:
     bad = int(np.sum(~(values > 0) & (observed != 0)))
     if bad:
         raise ValueError(
-            f"restrict: the error variance (or `std`) of {bad} observed entries is zero, negative or NaN; give them a positive "
-            "variance, or mask them."
+            f"restrict: the error variance (or `std`) of {bad} observed entries is zero, negative or NaN; give them a "
+            "positive variance, or mask them."
         )
 
 

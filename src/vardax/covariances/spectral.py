@@ -5,8 +5,8 @@ B into the multiplication with its eigenvalues λ(k), the transform of one row o
 
     B v = F⁻¹ λ F v,        B^{1/2} χ = F⁻¹ √λ F χ,
 
-one real transform forth and one back each. A row of B is the correlation function summed over the periodic images of the
-box, ρ_P(d) = Σ_m ρ(d + m P); its eigenvalues are non-negative because those of ρ are (Poisson's summation formula).
+one real transform forth and one back each. A row of B is the correlation function summed over the periodic images of
+the box, ρ_P(d) = Σ_m ρ(d + m P); its eigenvalues are non-negative because those of ρ are (Poisson's summation formula).
 
 A box that does not close on itself is cut out of a larger periodic one: B = E B_P Eᵀ with E the cropping, so
 B^{1/2} = E B_P^{1/2} on a control of the size of the padded box, and the variance is σ² up to the boundary (circulant
@@ -30,7 +30,6 @@ __all__ = [
     "SpectralFactor",
     "apply_spectrum",
     "circulant_approximation",
-    "fast_size",
     "matern_amplitude",
     "periodic_matern",
     "spectral_mean",
@@ -76,7 +75,7 @@ def apply_spectrum(
 
 
 def spectral_weights(domain: Shape) -> np.ndarray:
-    """How many modes of the full transform each column (last axis) of the real transform stands for: 1, 2, ..., 2, 1."""
+    """How many modes of the full transform each column of the real transform stands for: 1, 2, ..., 2, 1."""
     weights = np.full(domain[-1] // 2 + 1, 2.0)
     weights[0] = 1.0
     if domain[-1] % 2 == 0:
@@ -103,27 +102,6 @@ def circulant_approximation(row: Float[Array, "..."], domain: Shape, shape: Shap
             weight = jnp.broadcast_to(weight, near.shape)
             row = (1 - weight) * near + weight * far
     return jnp.fft.rfftn(row).real
-
-
-def fast_size(minimum: int) -> int:
-    """The smallest even size of at least `minimum` whose prime factors are 2, 3 and 5; 1 for a single cell.
-
-    >>> fast_size(1184)
-    1200
-    """
-    if minimum <= 1:
-        return 1
-    size = minimum + minimum % 2
-    while not _is_smooth(size):
-        size += 2
-    return size
-
-
-def _is_smooth(size: int) -> bool:
-    for prime in (2, 3, 5):
-        while size % prime == 0:
-            size //= prime
-    return size == 1
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

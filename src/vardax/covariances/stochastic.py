@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 __all__ = ["conjugate_gradients", "lanczos_logdet"]
 
 Product = Callable[[Array], Array]
+Carry = tuple[Array, Array, Array]
 
 
 def conjugate_gradients(
@@ -46,7 +47,7 @@ def lanczos_logdet(
 def _tridiagonal(product: Product, probe: Array, n_steps: int) -> Float[Array, "steps steps"]:
     """The Lanczos matrix of A started at `probe`, with full reorthogonalisation; zero beyond a breakdown."""
 
-    def step(carry: tuple[Array, Array, Array], number: Array) -> tuple[tuple[Array, Array, Array], tuple[Array, Array]]:
+    def step(carry: Carry, number: Array) -> tuple[Carry, tuple[Array, Array]]:
         basis, vector, alive = carry
         basis = basis.at[number].set(vector)
         image = product(vector.reshape(probe.shape)).ravel()

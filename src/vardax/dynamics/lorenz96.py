@@ -13,6 +13,8 @@ Reference: E. N. Lorenz, "Predictability: a problem partly solved", ECMWF semina
 K. A. Emanuel, J. Atmos. Sci. 55 (1998), 399-414.
 """
 
+from typing import SupportsIndex
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -76,7 +78,7 @@ class Lorenz96(eqx.Module):
     forcing: Float[Array, "..."]
     dt: float | Array
 
-    def __init__(self, n: int = 40, forcing: ArrayLike = 8.0, dt: ArrayLike = 0.05):
+    def __init__(self, n: SupportsIndex = 40, forcing: ArrayLike = 8.0, dt: ArrayLike = 0.05):
         if isinstance(n, bool) or not hasattr(n, "__index__") or n < 4:
             raise ValueError(f"Lorenz96: `n` is {n!r}, expected an integer of at least 4, the stencil's points.")
         self.n = int(n)
@@ -121,12 +123,12 @@ class Lorenz96(eqx.Module):
 
 def simulate_lorenz96(
     key: PRNGKeyArray,
-    n_steps: int,
+    n_steps: SupportsIndex,
     *,
-    n: int = 40,
+    n: SupportsIndex = 40,
     forcing: ArrayLike = 8.0,
     dt: ArrayLike = 0.05,
-    spin_up: int = 1000,
+    spin_up: SupportsIndex = 1000,
     dtype: jnp.dtype | type | None = None,
 ) -> Float[Array, "entries n"]:
     """A trajectory on the attractor: `n_steps` + 1 states, `dt` apart.

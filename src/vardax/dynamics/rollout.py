@@ -22,7 +22,7 @@ sample: a batch under `vmap` keeps that much for each member.
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, SupportsIndex
 
 import equinox as eqx
 import jax
@@ -98,11 +98,11 @@ def forward_memory(forward_adjoint: Any) -> StoreLinearisation | Rematerialise:
 def rollout(
     forward: Any,
     x0: PyTree[Array],
-    n_steps: int,
+    n_steps: SupportsIndex,
     *,
     forward_adjoint: Any = optx.RecursiveCheckpointAdjoint(),  # noqa: B008  (an immutable value)
     t0: ArrayLike = 0.0,
-    n_substeps: int = 1,
+    n_substeps: SupportsIndex = 1,
 ) -> PyTree[Array]:
     """The states after 0, 1, .. `n_steps` observation intervals, stacked on a leading axis.
 
@@ -128,10 +128,10 @@ def rollout(
 def rollout_memory(
     forward: Any,
     x0: PyTree[Any],
-    n_steps: int,
+    n_steps: SupportsIndex,
     *,
     forward_adjoint: Any = optx.RecursiveCheckpointAdjoint(),  # noqa: B008  (an immutable value)
-    n_substeps: int = 1,
+    n_substeps: SupportsIndex = 1,
 ) -> str:
     """In words, what `rollout` with these arguments keeps for its adjoint. Runs nothing; `x0` may be its structure.
 
@@ -147,7 +147,7 @@ def rollout_memory(
     block = run.block_length(forward_memory(forward_adjoint))
     if block is None:
         return f"keeps the linearisation of all {run.n_internal} steps (about {run.kept_bytes() / 2**20:.3g} MiB)"
-    starts, steps = -(-n_steps // block), block * n_substeps
+    starts, steps = -(-run.n_steps // block), block * run.n_substeps
     return f"rematerialises: keeps {starts} block starts, runs blocks of {steps} steps again"
 
 
@@ -163,7 +163,7 @@ class _Run:
     t0: Any
 
     @classmethod
-    def checked(cls, forward: Any, x0: PyTree[Any], n_steps: int, n_substeps: int, t0: Any) -> "_Run":
+    def checked(cls, forward: Any, x0: PyTree[Any], n_steps: Any, n_substeps: Any, t0: Any) -> "_Run":
         if not (hasattr(forward, "step") and hasattr(forward, "dt")):
             raise TypeError(
                 f"`forward` is a {type(forward).__name__}, expected a model with `step(state, dt)` and `dt`; "

@@ -12,6 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
+import numpy as np
 import optimistix as optx
 from jaxtyping import Array, PyTree
 
@@ -43,7 +44,7 @@ def _solver(minimiser: Any, tol: float | None, max_steps: int, problem: ControlS
 
 def _carried(control: PyTree[Array]) -> PyTree[Array]:
     """The control in JAX's default float: optimistix's L-BFGS, Levenberg-Marquardt and Dogleg need that dtype."""
-    return jax.tree.map(lambda c: c.astype(jnp.promote_types(c.dtype, jnp.result_type(float))), control)
+    return jax.tree.map(lambda c: c.astype(np.promote_types(c.dtype, jnp.result_type(float))), control)
 
 
 def _start(problem: ControlSpaceProblem, start: PyTree[Array] | None) -> tuple[PyTree[Array], tuple]:

@@ -92,7 +92,7 @@ class ObservedEntries(eqx.Module):
 def read_samples(batch: Any, obs_shape: tuple[int, ...], *, window: bool, owner: str) -> ObservedSamples:
     """The batch as (B, E, *obs). `obs_shape` is the shape that the observation operator gives for one state."""
     if isinstance(batch, ObservedSamples):
-        samples = batch
+        samples = _with_entry_axis(batch) if batch.value.shape[1:] == obs_shape and not window else batch
     elif isinstance(batch, Observations) or (isinstance(batch, Sequence) and batch):
         samples = _from_points([batch] if isinstance(batch, Observations) else batch, window, owner)
     elif isinstance(batch, AbstractBatch):
@@ -123,16 +123,16 @@ def _shape_of(batch: Any) -> tuple[int, ...]:
 
 def _from_batch(batch: AbstractBatch, obs_shape: tuple[int, ...], window: bool) -> ObservedSamples:
     value, mask = observed_entries(batch.input, batch.mask)
-    single = batch.input.shape[1:] == obs_shape and not window
-    add_entry = lambda a: None if a is None else (a[:, None] if single else a)  # noqa: E731
-    return ObservedSamples(
-        value=add_entry(value),
-        mask=add_entry(mask),
-        obs_err=add_entry(batch.obs_err),
-        instrument=add_entry(batch.instrument),
-        times=batch.times,
-        n_instruments=batch.n_instruments,
-    )
+    fields = {name: getattr(batch, name) for name in ("obs_err", "instrument", "times", "n_instruments")}
+    samples = ObservedSamples(value, mask, **fields)
+    return _with_entry_axis(samples) if value.shape[1:] == obs_shape and not window else samples
+
+
+def _with_entry_axis(samples: ObservedSamples) -> ObservedSamples:
+    """(B, *obs) as (B, 1, *obs)."""
+    per_entry = lambda s: (s.value, s.mask, s.obs_err, s.instrument)  # noqa: E731
+    added = tuple(None if a is None else a[:, None] for a in per_entry(samples))
+    return eqx.tree_at(per_entry, samples, added, is_leaf=lambda x: x is None)
 
 
 def _from_points(points: Sequence[Observations], window: bool, owner: str) -> ObservedSamples:

@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -31,6 +31,9 @@ from vardax.posterior.posterior import Posterior
 from vardax.types import Analysis, ConvergenceError, ConvergenceWarning, float_array, observed_entries
 
 __all__ = ["AbstractAnalysisMethod", "MethodAnalysisStep"]
+
+
+MethodT = TypeVar("MethodT", bound="AbstractAnalysisMethod")
 
 
 class AbstractAnalysisMethod(eqx.Module):
@@ -123,7 +126,7 @@ class AbstractAnalysisMethod(eqx.Module):
         slots = {("prior_mean" if k == "background" else k): v for k, v in overrides.items() if k not in starts}
         return adapter(analysis, self.with_(**slots), batch)
 
-    def with_(self, **slots: Any) -> Self:
+    def with_(self: MethodT, **slots: Any) -> MethodT:
         """A new method with some slots replaced; the same structure does not compile again."""
         names = [field.name for field in dataclasses.fields(self) if field.init]
         for name in slots:

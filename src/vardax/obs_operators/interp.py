@@ -12,7 +12,7 @@ Positions come with the operator (`interp_obs_from_coords`) or with the observat
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -27,7 +27,7 @@ from vardax.types import Grid, concrete_values, float_array
 
 __all__ = ["InterpObs", "interp_obs_from_coords"]
 
-Outside = Literal["error", "mask", "clamp"]
+OUTSIDE = ("error", "mask", "clamp")
 
 
 class InterpObs(eqx.Module):
@@ -56,23 +56,23 @@ class InterpObs(eqx.Module):
     weight: Float[Array, "corners p"] | None
     mask: Float[Array, "p"] | None
     order: int = eqx.field(static=True)
-    outside: Outside = eqx.field(static=True)
+    outside: str = eqx.field(static=True)
     linear_by_construction: ClassVar[bool] = True
 
     def __init__(
         self,
-        grid_coords: Grid | Sequence[ArrayLike] | ArrayLike,
+        grid_coords: Grid | Sequence[Any] | ArrayLike,
         *,
         order: int = 1,
         periodic: int | Sequence[int] | Mapping[int, float] = (),
-        outside: Outside = "error",
+        outside: str = "error",
     ):
-        grid = grid_coords if isinstance(grid_coords, Grid) else Grid(_as_axes(grid_coords))
+        grid = grid_coords if isinstance(grid_coords, Grid) else Grid([jnp.asarray(axis) for axis in _as_axes(grid_coords)])
         if not 1 <= grid.ndim <= 3:
             raise ValueError(f"InterpObs: `grid_coords` has {grid.ndim} axes, expected one to three.")
         if order not in (0, 1):
             raise ValueError(f"InterpObs: `order` is {order!r}, expected 0 (nearest point) or 1 (multilinear).")
-        if outside not in ("error", "mask", "clamp"):
+        if outside not in OUTSIDE:
             raise ValueError(f"InterpObs: `outside` is {outside!r}, expected 'error', 'mask' or 'clamp'.")
         self.axes = grid.coords
         self.periods = _periods(self.axes, periodic if periodic != () else grid.periodic)
@@ -81,7 +81,7 @@ class InterpObs(eqx.Module):
 
     def at(self, observations: Any) -> "InterpObs":
         """This operator at the positions of `observations`: an `Observations`, or an array (p, d)."""
-        coords = float_array(getattr(observations, "coords", observations))
+        coords = float_array(jnp.asarray(getattr(observations, "coords", observations)))
         coords = coords[:, None] if coords.ndim == 1 and len(self.axes) == 1 else coords
         if coords.ndim != 2 or coords.shape[1] != len(self.axes):
             raise ValueError(
@@ -134,12 +134,12 @@ class InterpObs(eqx.Module):
 
 
 def interp_obs_from_coords(
-    grid_coords: Grid | Sequence[ArrayLike] | ArrayLike,
-    obs_coords: ArrayLike,
+    grid_coords: Grid | Sequence[Any] | ArrayLike,
+    obs_coords: ArrayLike | Sequence[Any],
     *,
     order: int = 1,
     periodic: int | Sequence[int] | Mapping[int, float] = (),
-    outside: Outside = "error",
+    outside: str = "error",
 ) -> InterpObs:
     """The interpolation from a grid to positions (p, d) that are known; arguments as for `InterpObs`.
 
@@ -203,7 +203,7 @@ def _weigh(
     coords: Array,
     counted: Array,
     order: int,
-    outside: Outside,
+    outside: str,
 ) -> tuple[tuple[Array, Array, Array], Array]:
     """Index, weight and mask of the positions, and which of those that count are refused."""
     cells = [_locate(*each) for each in zip(axes, coords.T, periods, strict=True)]
@@ -238,7 +238,7 @@ def _row_major(indices: list[Array], shape: tuple[int, ...]) -> Array:
     return flat
 
 
-def _as_axes(grid_coords: Any) -> Sequence[ArrayLike]:
+def _as_axes(grid_coords: Any) -> Sequence[Any]:
     """A single axis may be given bare."""
     if isinstance(grid_coords, jax.Array | np.ndarray) and grid_coords.ndim == 1:
         return [grid_coords]

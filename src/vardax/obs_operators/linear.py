@@ -4,11 +4,12 @@
 numbers, or (*obs, *state) and is summed over its trailing axes, those of the state.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, ArrayLike, PyTree
 
@@ -31,11 +32,11 @@ class LinearObs(eqx.Module):
 
     H: Array | lx.AbstractLinearOperator | Callable[..., Any]
 
-    def __init__(self, H: ArrayLike | lx.AbstractLinearOperator | Callable[..., Any]):
+    def __init__(self, H: ArrayLike | Sequence[Any] | lx.AbstractLinearOperator | Callable[..., Any]):
         if isinstance(H, lx.AbstractLinearOperator) or callable(H):
             self.H = H
             return
-        self.H = float_array(H)
+        self.H = float_array(jnp.asarray(H))
         if self.H.ndim < 2:
             raise ValueError(f"LinearObs: `H` has shape {self.H.shape}, expected a matrix (m, n) or (*obs, *state).")
 

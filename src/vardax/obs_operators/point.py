@@ -3,6 +3,7 @@
 The transpose adds each observation to its entry, so an entry may be observed more than once.
 """
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -33,7 +34,7 @@ class PointObs(eqx.Module):
     indices: Int[Array, "..."] | tuple[Int[Array, "..."], ...]
     linear_by_construction: ClassVar[bool] = True
 
-    def __init__(self, indices: ArrayLike | tuple[ArrayLike, ...] | list):
+    def __init__(self, indices: ArrayLike | Sequence[Any]):
         if isinstance(indices, tuple) and not all(np.ndim(index) == 0 for index in indices):
             self.indices = tuple(_index_array(index, f"indices[{axis}]") for axis, index in enumerate(indices))
             shapes = {index.shape for index in self.indices}

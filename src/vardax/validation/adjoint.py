@@ -36,6 +36,7 @@ def adjoint_test(
     differentiates, a triple `(function(x), tangent(x, dx), adjoint(x, dy))`, or a pair `(A, A_transposed)` of linear
     callables. `state` is where to linearise; linear operators with a structure of their own do without.
 
+    >>> import jax.numpy as jnp
     >>> matrix = jnp.array([[1.0, 2.0], [3.0, 4.0]])
     >>> bool(adjoint_test((lambda x: matrix @ x, lambda y: matrix.T @ y), jnp.ones(2)))
     True
@@ -105,7 +106,7 @@ def _probe(lin: Linearised, rng: np.random.Generator) -> tuple[np.ndarray, np.nd
 
 
 def _mismatch(lin: Linearised, u: np.ndarray, v: np.ndarray) -> float:
-    """|<Au, v> - <u, Aᵀv>| in units of what the two scatter by, the larger of |Au| and |Aᵀv| in the units of the noise."""
+    """|<Au, v> - <u, Aᵀv>| in units of what the two scatter by: the larger of |Au| and |Aᵀv|, in units of the noise."""
     forward, backward = lin.apply(u), lin.apply_adjoint(v)
     size = _scatter(lin, forward, backward)
     gap = abs(forward @ v - u @ backward)

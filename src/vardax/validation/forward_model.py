@@ -45,6 +45,7 @@ def forward_model_test(
     `adjoint(state, costate)` of its own; an adjoint or tangent that is None counts as absent. `t0` is handed to models
     whose step asks for the time. `step` and `n_halvings` belong to the Taylor test (see `taylor_test`).
 
+    >>> import jax.numpy as jnp
     >>> from vardax.dynamics.lorenz96 import Lorenz96
     >>> forward_model_test(Lorenz96(), jnp.linspace(-1.0, 8.0, 40)).passed
     True

@@ -50,8 +50,8 @@ def gradient_test(
       control, by default a random one;
     - a method, with its `batch`: the problem that `method.problem(batch)` poses.
 
-    With a `batch` (anything with `input` and `mask`, or `Observations`), a random part of its entries is masked and then
-    filled with other numbers; cost and gradient must stay.
+    With a `batch` (anything with `input` and `mask`, or `Observations`), a random part of its entries is masked and
+    then filled with other numbers; cost and gradient must stay.
 
     >>> gradient_test((lambda x: jnp.sum(x**2), lambda x: 2.02 * x), jnp.ones(3)).passed
     False
@@ -72,7 +72,7 @@ def gradient_test(
 
 @dataclass(frozen=True)
 class _Cost:
-    """J and ∇J at x on pytrees; `remade` gives both for another batch; `problem` is there for control-space problems."""
+    """J and ∇J at x, on pytrees; `remade` gives both for another batch; `problem` is a control-space problem."""
 
     cost: Callable[[PyTree], Any]
     gradient: Callable[[PyTree], PyTree]
@@ -105,8 +105,8 @@ def _subject(cost: Any, x: PyTree, batch: Any, rng: np.random.Generator) -> _Cos
     pair = cost if isinstance(cost, tuple) else (cost, None)
     if len(pair) != 2 or not callable(pair[0]) or not (pair[1] is None or callable(pair[1])):
         raise TypeError(
-            f"`cost` is {type(cost).__name__}, expected a function, a pair (cost, gradient), a control-space problem or "
-            "a method."
+            f"`cost` is {type(cost).__name__}, expected a function, a pair (cost, gradient), a control-space problem, "
+            "or a method."
         )
     if x is None:
         raise ValueError("`x` is missing; give the state at which the gradient of the function is to be checked.")

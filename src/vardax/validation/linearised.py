@@ -37,7 +37,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Linearised:
-    """F, F' and F'ᵀ at `state`, on pytrees. `adjoint` is None where the object has a tangent of its own and no adjoint."""
+    """F, F' and F'ᵀ at `state`, on pytrees. `adjoint` is None where an object brings a tangent and no adjoint."""
 
     function: Callable[[PyTree], PyTree]
     tangent: Callable[[PyTree], PyTree]
@@ -97,8 +97,8 @@ def linearised(op: Any, state: PyTree = None) -> Linearised:
         return _of_matrix(op, state)
     if state is None:
         raise ValueError(
-            "`state` is missing; give a state (an array or a pytree of arrays) around which to linearise. Only matrices "
-            "and lineax operators do without."
+            "`state` is missing; give a state (an array or a pytree of arrays) around which to linearise. Only "
+            "matrices and lineax operators do without."
         )
     if isinstance(op, tuple):
         return _of_callables(op, state)

@@ -39,12 +39,13 @@ def observation_operator_test(
 ) -> ValidationReport:
     """Values, tangent, adjoint and masks of `obs_op` at `state` (one sample, an array or a pytree).
 
-    `obs_op` is called as `obs_op(state)`; its `linearize(state)` may return a matrix, a callable or a lineax operator, or
-    be absent. A triple `(function(x), tangent(x, dx), adjoint(x, dy))` is taken as well. `observations` binds an
+    `obs_op` is called as `obs_op(state)`; its `linearize(state)` may return a matrix, a callable or a lineax operator,
+    or be absent. A triple `(function(x), tangent(x, dx), adjoint(x, dy))` is taken as well. `observations` binds an
     operator that samples space to positions (`obs_op.at(observations)`). `mask` has the shape of the result, 1 where it
-    is observed (default: `obs_op.mask`, if that has this shape); `state_mask` has the structure of the state, 1 where
+    is observed (default: `obs_op.mask`, if that fits); `state_mask` has the structure of the state, 1 where
     it may be read.
 
+    >>> import jax.numpy as jnp
     >>> observation_operator_test(lambda x: x**2, jnp.array([1.0, 2.0, 3.0])).passed
     True
     """
@@ -103,10 +104,13 @@ def _entries(space: Space, mask: PyTree, argument: str) -> np.ndarray:
 
 
 def _observed(obs_op: Any, lin: Linearised, mask: ArrayLike | None) -> np.ndarray | None:
-    if mask is None:
-        own = getattr(obs_op, "mask", None)
-        mask = own if own is not None and lin.outputs.shapes == (np.shape(own),) else None
-    return None if mask is None else _entries(lin.outputs, mask, "mask")
+    """`mask`, or the operator's own where that fits the last axes of a result that is one array."""
+    if mask is not None:
+        return _entries(lin.outputs, mask, "mask")
+    own, shapes = getattr(obs_op, "mask", None), lin.outputs.shapes
+    if own is None or len(shapes) > 1 or shapes[0][len(shapes[0]) - np.ndim(own) :] != np.shape(own):
+        return None
+    return np.broadcast_to(np.asarray(own) != 0, shapes[0]).ravel()
 
 
 def _readable(lin: Linearised, state_mask: PyTree) -> np.ndarray | None:

@@ -18,7 +18,7 @@ __all__ = ["Space", "generator", "relative_error", "rms"]
 
 @dataclass(frozen=True)
 class Space:
-    """The pytree of arrays that one side of an operator takes: its tree, and the name, shape and dtype of each array."""
+    """The pytree that one side of an operator takes: its tree, and the name, shape and dtype of each array."""
 
     treedef: Any
     names: tuple[str, ...]

@@ -27,6 +27,9 @@ from vardax.validation.tolerances import Tolerances, default_tolerances
 
 __all__ = ["Differences", "difference_quotients", "taylor_checks", "taylor_rows", "taylor_test"]
 
+BLIND = 0.05
+"""Where even an error of this size could pass, the test does not pass: it has not looked."""
+
 SAFETY = 5
 """The tangent may differ from the differences by this many times their estimated error."""
 
@@ -50,6 +53,7 @@ def taylor_test(
     `op` is anything that `adjoint_test` takes. The directions are white noise in units of each array's root-mean-square
     (so `step` is relative), all arrays together and then one at a time; `direction` gives one of your own instead.
 
+    >>> import jax.numpy as jnp
     >>> report = taylor_test((lambda x: x**2, lambda x, dx: 2.02 * x * dx, lambda x, dy: 2 * x * dy), jnp.ones(3))
     >>> report.passed
     False
@@ -83,8 +87,8 @@ def taylor_checks(
     """The rows of the worst direction, and its table as a note."""
     if not step > 0 or n_probes < 1 or (n_halvings is not None and n_halvings < 4):
         raise ValueError(
-            f"`step` is {step}, `n_probes` {n_probes}, `n_halvings` {n_halvings}; expected a positive step, at least one "
-            "probe and at least four halvings."
+            f"`step` is {step}, `n_probes` {n_probes}, `n_halvings` {n_halvings}; expected a positive step, at least "
+            "one probe and at least four halvings."
         )
     precision = coarsest(lin.inputs, lin.outputs)
     steps = step * 0.5 ** np.arange(HALVINGS[precision] if n_halvings is None else n_halvings)
@@ -126,6 +130,7 @@ class Differences:
     noise: float
     changes: list[np.ndarray]
     base: np.ndarray
+    eps: float
 
 
 def difference_quotients(
@@ -164,7 +169,7 @@ def difference_quotients(
                 derivative[where] = extrapolated[1][where]
     noise = used[-1] * rms(central[1] - central[0]) if len(central) == 2 else np.nan
     noise = float(np.nanmax([noise, eps * rms(base)]))
-    return Differences(np.array(used), derivative, best, rounding, noise, changes, base)
+    return Differences(np.array(used), derivative, best, rounding, noise, changes, base, eps)
 
 
 def taylor_rows(
@@ -195,34 +200,43 @@ def _derivative_rows(
 ) -> tuple[Check, Check]:
     """Tangent against differences in the worst array, and how well the differences resolve.
 
-    The limits give way to rounding, which F cannot help; a roughness of F beyond rounding fails `resolution`.
+    The limit of `resolution` gives way to rounding, which F cannot help, up to `BLIND`. An array that no step changes by
+    more than rounding, and whose tangent says the same, has nothing to resolve.
     """
     worst, coarse = (-np.inf, 0.0, limits.tangent, ""), (-np.inf, 0.0, limits.resolution)
     for leaf, where in enumerate(space.slices):
         derivative, found = differences.derivative[where], tangent[where]
         size = max(rms(found), rms(derivative), scale)
-        if not size > 0:
+        if not size > 0 or _is_still(differences, found, where, scale):
             continue
         error = float(np.max(np.abs(found - derivative), initial=0.0) / size)
         resolved, rounding = float(differences.resolution[leaf] / size), float(differences.rounding[leaf] / size)
         worst = max(worst, _against(error, max(limits.tangent, SAFETY * resolved), space.names[leaf]))
-        coarse = max(coarse, _against(resolved, max(limits.resolution, 30 * rounding))[:3])
+        coarse = max(coarse, _against(resolved, max(limits.resolution, min(30 * rounding, BLIND)))[:3])
     where = f" (worst in result{worst[3]})" if worst[3] else ""
     return (
         Check(
             name,
             worst[1],
             worst[2],
-            f"the tangent is not the derivative{where}: a term is missing, has a wrong factor, or is linearised elsewhere",
+            f"the tangent is not the derivative{where}: a term is missing, has a wrong factor, or is linearised at "
+            "another state",
         ),
         Check(
             "resolution",
             coarse[1],
             coarse[2],
-            "differences do not resolve the derivative, so this test cannot tell: F is too rough or too sensitive here; "
-            "give a smaller `step`, a shorter run, or float64",
+            "differences do not resolve the derivative, so this test cannot tell: F is too rough or too sensitive "
+            "here; give a smaller `step`, a shorter run, or float64",
         ),
     )
+
+
+def _is_still(differences: Differences, tangent: np.ndarray, where: slice, scale: float) -> bool:
+    """Neither the differences nor the tangent change this array beyond rounding at the largest step."""
+    h, rounding = differences.steps[0], 4 * differences.eps * np.max(np.abs(differences.base[where]), initial=0.0)
+    found = max(np.max(np.abs(change[where]), initial=0.0) for change in differences.changes)
+    return bool(max(found, h * rms(tangent), h * scale) <= rounding)
 
 
 def _against(measured: float, limit: float, name: str = "") -> tuple[float, float, float, str]:
@@ -257,6 +271,7 @@ def _ratio_row(differences: Differences, tangent: np.ndarray, limits: Tolerances
     changes = np.array([rms(change) / h for h, change in zip(differences.steps, differences.changes, strict=True)])
     measured = np.min(np.abs(changes - rms(tangent))) / max(size, reference)
     possible = np.min(np.abs(changes - rms(differences.derivative))) / max(size, reference)
+    possible += differences.noise / differences.steps[0] / max(size, reference)
     return Check("ratio", float(measured), float(max(limits.ratio, 5 * possible)), meaning)
 
 

@@ -1,0 +1,211 @@
+"""What a run leaves behind: the table, and a folder with settings, scores, trajectories and figures.
+
+    resolved.toml   every setting; `vardax run NAME --config resolved.toml` repeats the run
+    metrics.json    every number of the table at full precision, settings, versions and machine
+    table.txt, table.csv
+    analysis.nc     truth, observations, analyses and forecasts of every row (extra `io`)
+    rmse.png, scores.png, states.png                                          (extra `plot`)
+
+Without an extra its files are left out, and `missing_extras` says so beforehand.
+"""
+
+import csv
+import dataclasses
+import importlib.metadata
+import importlib.util
+import json
+import os
+import pathlib
+import platform
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from vardax.experiments.config import to_toml
+from vardax.experiments.results import Results, Score
+
+__all__ = ["format_table", "missing_extras", "table_of_folder", "write_report"]
+
+NEEDED = {"io": ("xarray", "h5netcdf"), "plot": ("matplotlib",)}
+FILES = {"io": "analysis.nc", "plot": "figures"}
+SHOWN = 200
+"""Analysis times in the figure of states."""
+
+
+def missing_extras() -> dict[str, str]:
+    """What a run will leave out on this machine, by the extra that would bring it."""
+    return {
+        extra: FILES[extra]
+        for extra, packages in NEEDED.items()
+        if any(importlib.util.find_spec(package) is None for package in packages)
+    }
+
+
+def write_report(folder: pathlib.Path, name: str, config: Any, results: Results) -> list[pathlib.Path]:
+    """Write all files of a run into `folder` and return their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = to_toml(config, f"vardax run {name} --config resolved.toml")
+    metrics = _metrics(name, config, results)
+    (folder / "resolved.toml").write_text(settings, encoding="utf-8")
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    (folder / "table.txt").write_text(format_table(results.scores) + "\n", encoding="utf-8")
+    _write_csv(folder / "table.csv", results.scores)
+    missing = missing_extras()
+    if "io" not in missing:
+        _write_netcdf(folder / "analysis.nc", name, settings, results)
+    if "plot" not in missing:
+        _write_figures(folder, name, results)
+    return sorted(folder.iterdir())
+
+
+def _metrics(name: str, config: Any, results: Results) -> dict[str, Any]:
+    """Everything but the trajectories, JSON-safe: a number that is not finite is null."""
+
+    def safe(value: Any) -> Any:
+        return None if isinstance(value, float) and not np.isfinite(value) else value
+
+    rows = [{key: safe(value) for key, value in dataclasses.asdict(score).items()} for score in results.scores]
+    return {
+        "experiment": name,
+        "settings": dataclasses.asdict(config),
+        "first_scored_cycle": results.first_scored,
+        "rows": rows,
+        "left_out": results.left_out,
+        "versions": _versions(),
+        "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in ("vardax", "jax", "equinox", "lineax", "optimistix", "numpy"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _write_csv(path: pathlib.Path, scores: Sequence[Score]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Score)])
+        writer.writeheader()
+        writer.writerows(dataclasses.asdict(score) for score in scores)
+
+
+def format_table(scores: Sequence[Score]) -> str:
+    """The scores in columns, with a line on each row's meaning below."""
+    lines = [COLUMNS, *(_cells(score) for score in scores)]
+    widths = [max(len(line[k]) for line in lines) for k in range(len(COLUMNS))]
+    text = ["  ".join(_aligned(line, widths)).rstrip() for line in lines]
+    rule = "─" * len(text[0])
+    notes = [f"{score.name.ljust(widths[0])}  {score.note}" for score in scores]
+    return "\n".join([text[0], rule, *text[1:], rule, *notes])
+
+
+COLUMNS = (
+    "method",
+    "RMSE ± 95 %",
+    "expected",
+    "forecast",
+    "spread",
+    "2J/p",
+    "iterations",
+    "converged",
+    "compile s",
+    "run s",
+)
+
+
+def _cells(score: Score) -> tuple[str, ...]:
+    def number(value: float | None, digits: str = ".3f") -> str:
+        return "–" if value is None else format(value, digits)
+
+    expected = number(score.expected)
+    if score.expected_error is not None:
+        expected += f" ± {score.expected_error:.3f}"
+    return (
+        score.name,
+        f"{score.rmse:.3f} ± {score.rmse_half_width:.3f}",
+        expected,
+        number(score.forecast_rmse),
+        number(score.spread),
+        number(score.chi_square),
+        number(score.iterations, ".1f"),
+        "–" if score.converged is None else _percent(score.converged),
+        number(score.compile_seconds, ".1f"),
+        number(score.run_seconds, ".1f"),
+    )
+
+
+def _percent(share: float) -> str:
+    """Never rounded up to 100 %."""
+    return f"{np.floor(share * 1000) / 10:g} %"
+
+
+def _aligned(line: Sequence[str], widths: Sequence[int]) -> list[str]:
+    first, *rest = line
+    return [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))]
+
+
+def table_of_folder(folder: pathlib.Path) -> str:
+    """The table of a past run, from its `metrics.json`."""
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    fields = {field.name for field in dataclasses.fields(Score)}
+    rows = [{key: value for key, value in row.items() if key in fields} for row in metrics["rows"]]
+    nan = {"rmse", "rmse_half_width", "forecast_rmse", "forecast_half_width"}
+    rows = [{k: float("nan") if v is None and k in nan else v for k, v in row.items()} for row in rows]
+    return format_table([Score(**row) for row in rows])
+
+
+def _write_netcdf(path: pathlib.Path, name: str, settings: str, results: Results) -> None:
+    from vardax.data.dataset import Variable, save_dataset, to_dataset
+
+    rows = results.estimates
+    stacked = ("method", "time", "x")
+    unit = "1"
+    coords = {
+        "method": Variable(("method",), [e.row.name for e in rows], long_name="row of the table"),
+        "time": Variable(("time",), results.time, unit, "model time of the analysis"),
+        "x": Variable(("x",), np.arange(results.truth.shape[1]), unit, "number of the variable"),
+    }
+    variables = {
+        "truth": Variable(("time", "x"), results.truth, unit, "simulated truth"),
+        "observations": Variable(("time", "x"), results.observations, unit, "observed values"),
+        "analysis": Variable(stacked, np.stack([e.history.analysis for e in rows]), unit, "state after the analysis"),
+        "forecast": Variable(stacked, np.stack([e.history.forecast for e in rows]), unit, "state before the analysis"),
+        "rmse": Variable(("method", "time"), np.stack([*results.rmse.values()]), unit, "analysis RMSE over x"),
+    }
+    attrs = {"title": f"vardax run {name}", "source": f"vardax {_versions()['vardax']}", "settings": settings}
+    save_dataset(to_dataset(variables, coords, attrs), path, dtype="float32")
+
+
+def _write_figures(folder: pathlib.Path, name: str, results: Results) -> None:
+    from vardax.plotting.fields import truth_analysis_error
+    from vardax.plotting.scores import score_bars, score_through_time
+    from vardax.plotting.style import panels
+
+    scores = {score.name: score for score in results.scores}
+    start = results.time[results.first_scored]
+
+    figure, axes = panels(size=(9, 4.6))
+    smooth = max(len(results.time) // 100, 1)
+    label = f"analysis RMSE, mean over {smooth} times" if smooth > 1 else "analysis RMSE"
+    score_through_time(axes[0, 0], results.time, results.rmse, burn_in=start, smooth=smooth, label=label)
+    figure.savefig(folder / "rmse.png")
+
+    figure, axes = panels(size=(8, 0.9 + 0.5 * len(scores)))
+    expected = {score.name: score.expected for score in results.scores if score.expected is not None}
+    half_widths = {score.name: score.rmse_half_width for score in results.scores}
+    score_bars(axes[0, 0], {n: s.rmse for n, s in scores.items()}, half_widths, expected=expected)
+    figure.savefig(folder / "scores.png")
+
+    best = min(results.estimates, key=lambda e: np.nan_to_num(scores[e.row.name].rmse, nan=np.inf))
+    part = slice(-SHOWN, None)
+    figure, axes = panels(1, 3, size=(10, 6), sharey=True)
+    analysis = best.history.analysis[part]
+    truth_analysis_error(
+        axes[0], results.time[part], results.truth[part], analysis, name=best.row.name, position_label="x"
+    )
+    figure.savefig(folder / "states.png")

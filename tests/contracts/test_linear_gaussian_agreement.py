@@ -1,0 +1,155 @@
+"""Every exported method equals the dense formula on a linear-Gaussian problem.
+
+The problem has correlated B, R and Q, a rectangular H, a linear model that is neither orthogonal nor symmetric, gaps,
+several samples and several times. A method joins by being exported from `vardax.models`: its constructor slots say
+which problem it gets (a window where there is a `forward`, a model error where there is a `model_err_cov_op`).
+"""
+
+import dataclasses
+import inspect
+
+import jax.numpy as jnp
+import numpy as np
+import optimistix as optx
+import pytest
+
+import vardax.models
+from vardax.covariances import DenseCovariance
+from vardax.dynamics import DiscreteForward
+from vardax.obs_operators import LinearObs
+from vardax.types import Batch1D
+
+N_STATE, N_OBS, N_SAMPLES = 7, 4, 3
+METHODS = [getattr(vardax.models, name) for name in vardax.models.__all__]
+SLOT_RECIPES = {"forward", "obs_op", "prior_mean", "prior_cov_op", "obs_cov_op", "model_err_cov_op"}
+
+QUASI_NEWTON = {"default": lambda tol: None, "BFGS": lambda tol: optx.BFGS(tol, tol)}
+LEAST_SQUARES = {
+    "GaussNewton": lambda tol: optx.GaussNewton(tol, tol),
+    "LevenbergMarquardt": lambda tol: optx.LevenbergMarquardt(tol, tol),
+    "Dogleg": lambda tol: optx.Dogleg(tol, tol),
+}
+MINIMISERS = QUASI_NEWTON | LEAST_SQUARES
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """Everything in numpy float64, with T + 1 entries."""
+
+    M: np.ndarray
+    H: np.ndarray
+    B: np.ndarray
+    R: np.ndarray
+    Q: np.ndarray
+    background: np.ndarray
+    y: np.ndarray
+
+    def dense_analysis(self, sample: int, with_model_error: bool) -> np.ndarray:
+        """x_0* (then eta_1*, ..., eta_T*) by the textbook formula on the stacked window, observed rows only."""
+        n, entries = N_STATE, self.y.shape[1]
+        blocks = [self.B] + [self.Q] * (entries - 1 if with_model_error else 0)
+        prior = np.zeros((n * len(blocks), n * len(blocks)))
+        for k, block in enumerate(blocks):
+            prior[k * n : (k + 1) * n, k * n : (k + 1) * n] = block
+        rows = []
+        for t in range(entries):
+            row = np.zeros((n, prior.shape[0]))
+            for k in range(len(blocks)):
+                if k <= t:
+                    row[:, k * n : (k + 1) * n] = np.linalg.matrix_power(self.M, t - k)
+            rows.append(self.H @ row)
+        G, R = np.concatenate(rows), np.kron(np.eye(entries), self.R)
+        mean = np.concatenate([self.background[sample], np.zeros(prior.shape[0] - n)])
+        y = self.y[sample].ravel()
+        seen = np.isfinite(y)
+        G, R, y = G[seen], R[np.ix_(seen, seen)], y[seen]
+        return mean + prior @ G.T @ np.linalg.solve(G @ prior @ G.T + R, y - G @ mean)
+
+
+def random_covariance(rng: np.random.Generator, n: int) -> np.ndarray:
+    factor = rng.normal(size=(n, n))
+    return factor @ factor.T / n + 0.3 * np.eye(n)
+
+
+def make_problem(entries: int, seed: int = 0) -> Problem:
+    rng = np.random.default_rng(seed)
+    y = rng.normal(size=(N_SAMPLES, entries, N_OBS))
+    y[rng.random(y.shape) < 0.3] = np.nan
+    y[1, 0] = np.nan  # a sample whose first entry is missing altogether
+    return Problem(
+        M=0.9 * np.eye(N_STATE) + 0.2 * rng.normal(size=(N_STATE, N_STATE)),
+        H=rng.normal(size=(N_OBS, N_STATE)),
+        B=random_covariance(rng, N_STATE),
+        R=random_covariance(rng, N_OBS),
+        Q=0.1 * random_covariance(rng, N_STATE),
+        background=rng.normal(size=(N_SAMPLES, N_STATE)),
+        y=y,
+    )
+
+
+def build(method: type, problem: Problem, dtype: str, minimiser, **options):
+    """The method with its slots filled from the problem; unknown required slots fail here and ask for a recipe."""
+    array = lambda a: jnp.asarray(a, dtype=dtype)  # noqa: E731
+    M = array(problem.M)
+    recipes = {
+        "forward": lambda: DiscreteForward(lambda x: M @ x, 1.0),
+        "obs_op": lambda: LinearObs(array(problem.H)),
+        "prior_mean": lambda: array(problem.background[0]),
+        "prior_cov_op": lambda: DenseCovariance(array(problem.B)),
+        "obs_cov_op": lambda: DenseCovariance(array(problem.R)),
+        "model_err_cov_op": lambda: DenseCovariance(array(problem.Q)),
+    }
+    parameters = inspect.signature(method).parameters
+    required = [name for name, p in parameters.items() if p.default is p.empty and name != "minimiser"]
+    assert set(required) <= SLOT_RECIPES, f"{method.__name__} needs a recipe for {set(required) - SLOT_RECIPES}"
+    slots = {name: recipes[name]() for name in required}
+    if "minimiser" in parameters:
+        slots["minimiser"] = minimiser
+    return method(**slots, **{name: value for name, value in options.items() if name in parameters})
+
+
+def cases():
+    for method in METHODS:
+        iterative = "minimiser" in inspect.signature(method).parameters
+        for name in MINIMISERS if iterative else [None]:
+            yield pytest.param(method, name, id=f"{method.__name__}-{name}" if name else method.__name__)
+
+
+def errors(method: type, minimiser_name: str | None, dtype: str, tol: float) -> float:
+    """The largest difference to the dense formula over samples, entries of the state and, for windows, lengths."""
+    minimiser = MINIMISERS[minimiser_name](tol) if minimiser_name else None
+    worst = 0.0
+    for entries in (1, 4) if "forward" in inspect.signature(method).parameters else (1,):
+        problem = make_problem(entries)
+        model = build(method, problem, dtype, minimiser, tol=tol, max_steps=2000)
+        batch = Batch1D.from_observations(jnp.asarray(problem.y, dtype=dtype))
+        analysis = model.analyse(batch, background=jnp.asarray(problem.background, dtype=dtype))
+        with_error = "model_err_cov_op" in inspect.signature(method).parameters
+        for sample in range(N_SAMPLES):
+            expected = problem.dense_analysis(sample, with_error)
+            parts = analysis.state if isinstance(analysis.state, tuple) else (analysis.state,)
+            found = np.concatenate([np.asarray(part[sample], dtype=float).ravel() for part in parts])
+            worst = max(worst, float(np.max(np.abs(found - expected))))
+    return worst
+
+
+@pytest.mark.x64
+@pytest.mark.parametrize(("method", "minimiser"), list(cases()))
+def test_every_method_equals_the_dense_formula_in_float64(method, minimiser):
+    assert errors(method, minimiser, "float64", 1e-11) < 1e-8
+
+
+@pytest.mark.parametrize(("method", "minimiser"), list(cases()))
+def test_every_method_equals_the_dense_formula_in_float32(method, minimiser):
+    limit = 1e-3 if minimiser in QUASI_NEWTON else 1e-4
+    assert errors(method, minimiser, "float32", 1e-5) < limit
+
+
+@pytest.mark.x64
+def test_the_problem_is_a_hard_one():
+    """Nothing here is the identity, diagonal or square, and there are gaps in a correlated R."""
+    problem = make_problem(4)
+    off_diagonal = lambda A: np.max(np.abs(A - np.diag(np.diag(A))))  # noqa: E731
+    assert min(off_diagonal(problem.B), off_diagonal(problem.R), off_diagonal(problem.Q)) > 0.05
+    assert problem.H.shape[0] != problem.H.shape[1]
+    assert 0.2 < np.mean(np.isnan(problem.y)) < 0.6
