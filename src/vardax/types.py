@@ -61,12 +61,20 @@ def concrete_values(x: ArrayData) -> np.ndarray | None:
     return np.asarray(x)
 
 
-def observed_entries(values: Array, mask: ArrayData | None = None) -> tuple[Array, Array]:
+def _namespace(*arrays: Any) -> Any:
+    """numpy where all arrays are numpy's, jax.numpy otherwise."""
+    return np if all(isinstance(array, np.ndarray) for array in arrays) else jnp
+
+
+def observed_entries(
+    values: Array | np.ndarray, mask: ArrayData | None = None
+) -> tuple[Array | np.ndarray, Array | np.ndarray]:
     """Zero-filled values and the effective mask `mask & isfinite(values)`, both in the float dtype of `values`."""
-    observed = jnp.isfinite(values)
+    xp = _namespace(values) if mask is None else _namespace(values, mask)
+    observed = xp.isfinite(values)
     if mask is not None:
-        observed = observed & jnp.asarray(mask).astype(bool)
-    return jnp.where(observed, values, jnp.zeros_like(values)), observed.astype(values.dtype)
+        observed = observed & xp.asarray(mask).astype(bool)
+    return xp.where(observed, values, xp.zeros_like(values)), observed.astype(values.dtype)
 
 
 def _check_shape(owner: str, field: str, found: tuple[int, ...], expected: tuple[int, ...], meaning: str) -> None:
@@ -74,12 +82,12 @@ def _check_shape(owner: str, field: str, found: tuple[int, ...], expected: tuple
         raise ValueError(f"{owner}: `{field}` has shape {tuple(found)}, expected {tuple(expected)} ({meaning}).")
 
 
-def _check_real(owner: str, field: str, values: Array) -> None:
+def _check_real(owner: str, field: str, values: Array | np.ndarray) -> None:
     if not jnp.issubdtype(values.dtype, jnp.floating):
         raise TypeError(f"{owner}: `{field}` has dtype {values.dtype}, expected real numbers.")
 
 
-def _check_mask(owner: str, field: str, mask: Array) -> None:
+def _check_mask(owner: str, field: str, mask: Array | np.ndarray) -> None:
     values = concrete_values(mask)
     bad = 0 if values is None else int(np.sum((values != 0) & (values != 1)))
     if bad:
@@ -96,7 +104,7 @@ def _check_positive(owner: str, field: str, values: ArrayData, where: ArrayData 
         raise ValueError(f"{owner}: `{field}` must be positive; found {bad} entries that are zero, negative or NaN.")
 
 
-def _instrument_count(owner: str, instrument: Array | None, n_instruments: int | None) -> int:
+def _instrument_count(owner: str, instrument: Array | np.ndarray | None, n_instruments: int | None) -> int:
     if instrument is None:
         return 1 if n_instruments is None else n_instruments
     if not jnp.issubdtype(instrument.dtype, jnp.integer):
@@ -175,6 +183,7 @@ class AbstractBatch(eqx.Module):
             _check_positive(name, "obs_err", self.obs_err, self.mask)
             self.obs_err = jnp.where(self.mask != 0, self.obs_err, jnp.ones_like(self.obs_err))
         self.n_instruments = _instrument_count(name, self.instrument, n_instruments)
+        self.instrument = None if self.instrument is None else self.instrument.astype(jnp.int32)
         self.times = None if times is None else float_array(times)
         if self.times is not None:
             entries = values.shape[1] if values.ndim == len(self.axes) else 1
@@ -253,43 +262,48 @@ class Observations(eqx.Module):
         *,
         n_instruments: int | None = None,
     ):
-        values = float_array(value)
+        values = _numbers(value)
         if values.ndim != 1:
             raise ValueError(f"Observations: `value` has shape {values.shape}, expected (p,), one value a point.")
         _check_real("Observations", "value", values)
         p, dtype = values.shape[0], values.dtype
-        self.value, self.valid = observed_entries(values, valid)
-        self.coords = float_array(coords).astype(dtype)
+        ones = np.ones(p, dtype=bool)
+        per_point = {
+            "error": _on_each(_numbers(error).astype(dtype), p),
+            "time": _on_each(_numbers(time), p),
+            "instrument": np.zeros(p, dtype=np.int32) if instrument is None else _at_hand(instrument),
+            "valid": ones if valid is None else _at_hand(valid),
+        }
+        for field, array in per_point.items():
+            _check_shape("Observations", field, array.shape, (p,), "one per point")
+        _check_mask("Observations", "valid", per_point["valid"])
+        self.value, self.valid = map(jax.device_put, observed_entries(values, per_point["valid"]))
+        self.error, self.time = jax.device_put(per_point["error"]), jax.device_put(per_point["time"])
+        self.coords = jax.device_put(_numbers(coords).astype(dtype))
         if self.coords.ndim != 2 or self.coords.shape[0] != p:
             raise ValueError(f"Observations: `coords` has shape {self.coords.shape}, expected ({p}, d).")
-        self.error = jnp.broadcast_to(float_array(error).astype(dtype), (p,)) if np.ndim(error) == 0 else float_array(
-            error
-        ).astype(dtype)
-        self.time = jnp.broadcast_to(float_array(time), (p,)) if np.ndim(time) == 0 else float_array(time)
-        self.instrument = jnp.zeros(p, dtype=jnp.int32) if instrument is None else jnp.asarray(instrument)
-        self.aux = {key: jnp.asarray(array) for key, array in (aux or {}).items()}
-        fields = {"error": self.error, "time": self.time, "instrument": self.instrument, "valid": self.valid}
-        for field, array in fields.items():
-            _check_shape("Observations", field, array.shape, (p,), "one per point")
+        self.aux = {key: jax.device_put(_at_hand(array)) for key, array in (aux or {}).items()}
         for key, array in self.aux.items():
             if array.shape[:1] != (p,):
                 raise ValueError(f"Observations: `aux[{key!r}]` has shape {array.shape}, expected ({p}, ...).")
         _check_positive("Observations", "error", self.error, self.valid)
-        self.n_instruments = _instrument_count("Observations", self.instrument, n_instruments)
+        self.n_instruments = _instrument_count("Observations", per_point["instrument"], n_instruments)
+        self.instrument = jax.device_put(per_point["instrument"].astype(np.int32))
 
     def _with_arrays(self, change: Any) -> "Observations":
-        """Every per-point array replaced by `change(array, name)`."""
-        arrays = {name: change(getattr(self, name), name) for name in ("value", "error", "time", "coords")}
-        arrays |= {name: change(getattr(self, name), name) for name in ("instrument", "valid")}
-        aux = {key: change(array, key) for key, array in self.aux.items()}
+        """Every per-point array replaced by `change(array, name)`; on the host, so that a new count compiles nothing."""
+        arrays = {name: change(_at_hand(getattr(self, name)), name) for name in ("value", "error", "time", "coords")}
+        arrays |= {name: change(_at_hand(getattr(self, name)), name) for name in ("instrument", "valid")}
+        aux = {key: change(_at_hand(array), key) for key, array in self.aux.items()}
         return Observations(**arrays, aux=aux, n_instruments=self.n_instruments)
 
     def window(self, t0: ArrayData, t1: ArrayData) -> "Observations":
         """The observations with t0 <= time < t1; while tracing the length stays and the others become invalid."""
-        inside = (self.time >= t0) & (self.time < t1)
+        time, start, end = (_at_hand(t) for t in (self.time, t0, t1))
+        inside = (time >= start) & (time < end)
         if isinstance(inside, jax.core.Tracer):
             return eqx.tree_at(lambda o: o.valid, self, self.valid * inside.astype(self.valid.dtype))
-        chosen = np.flatnonzero(np.asarray(inside))
+        chosen = np.flatnonzero(inside)
         return self._with_arrays(lambda array, name: array[chosen])
 
     def pad_to(self, bucket: int | Sequence[int]) -> "Observations":
@@ -301,13 +315,33 @@ class Observations(eqx.Module):
             raise ValueError(f"Observations.pad_to: {p} observations do not fit in `bucket` {sizes}; give a larger one.")
         fills = {"value": 0, "error": 1, "valid": 0}
 
-        def pad(array: Array, name: str) -> Array:
+        def pad(array: Array | np.ndarray, name: str) -> Array | np.ndarray:
             width = [(0, size - p)] + [(0, 0)] * (array.ndim - 1)
+            pads = _namespace(array).pad
             if name in fills or p == 0:
-                return jnp.pad(array, width, constant_values=fills.get(name, 0))
-            return jnp.pad(array, width, mode="edge")  # a position that exists, so inside the domain
+                return pads(array, width, constant_values=fills.get(name, 0))
+            return pads(array, width, mode="edge")  # a position that exists, so inside the domain
 
         return self._with_arrays(pad)
+
+
+def _at_hand(x: ArrayData) -> Array | np.ndarray:
+    """`x` as a numpy array unless it is traced: what is done with it then compiles nothing."""
+    if any(isinstance(part, jax.core.Tracer) for part in jax.tree.leaves(x)):
+        return jnp.asarray(x)
+    x = np.asarray(x)
+    return x.astype(jax.dtypes.canonicalize_dtype(x.dtype))  # a copy: the caller may change his array later
+
+
+def _numbers(x: ArrayData) -> Array | np.ndarray:
+    """`float_array`, as a numpy array unless it is traced."""
+    x = _at_hand(x)
+    return x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(jnp.result_type(float))
+
+
+def _on_each(x: Array | np.ndarray, p: int) -> Array | np.ndarray:
+    """One value a point, where a single one serves all."""
+    return _namespace(x).broadcast_to(x, (p,)) if x.ndim == 0 else x
 
 
 class Grid(eqx.Module):

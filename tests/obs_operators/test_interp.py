@@ -128,7 +128,7 @@ def test_traced_positions_outside_predict_nan():
 
 def observations(coords, valid=None):
     p = len(coords)
-    return Observations(np.zeros(p), np.ones(p), np.zeros(p), coords, valid=valid)
+    return Observations(np.zeros(p), np.ones(p), np.zeros(p), np.asarray(coords, float), valid=valid)
 
 
 def test_positions_come_from_the_observations():
@@ -139,7 +139,7 @@ def test_positions_come_from_the_observations():
 
 
 def test_invalid_observations_have_no_weight_and_are_not_counted():
-    H = InterpObs([np.arange(3.0)]).at(observations([[0.5], [99.0], [np.nan]], valid=[1, 0, 0]))
+    H = InterpObs([np.arange(3.0)]).at(observations([[0.5], [99.0], [np.nan]], valid=np.array([1, 0, 0])))
     state = jnp.array([1.0, 2.0, 4.0])
     np.testing.assert_array_equal(H(state), [1.5, 0.0, 0.0])
     np.testing.assert_array_equal(H.mask, [1.0, 0.0, 0.0])

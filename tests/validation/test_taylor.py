@@ -42,7 +42,7 @@ SMOOTH = {
     "scalar": lambda x: jnp.sum(jnp.exp(-(x**2))),
     "tendency": l96_tendency,
     "norm": lambda x: jnp.sqrt(jnp.sum(x**2)),
-    "large values": lambda x: 1e4 + x,
+    "large values": lambda x: 1e3 + x,
     "conserved": lambda x: jnp.sin(x) ** 2 + jnp.cos(x) ** 2,
 }
 
@@ -123,9 +123,16 @@ def test_other_defects_fail(wrong, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_chaotic_run_of_many_steps_passes(dtype):
     model, x = Lorenz96(), on_attractor(40, dtype)
-    for n_steps in (1, 20, 100):
+    for n_steps in (1, 20) if dtype == "float32" else (1, 20, 100):
         report = taylor_test(lambda x, n=n_steps: rollout(model, x, n)[-1], x)
         assert report, str(report)
+
+
+def test_a_run_too_sensitive_for_float32_says_that_it_cannot_tell():
+    model, x = Lorenz96(), on_attractor(40, "float32")
+    report = taylor_test(lambda x: rollout(model, x, 100)[-1], x)
+    assert not report["resolution"].passed
+    assert "cannot tell" in report.verdict
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -197,7 +204,7 @@ def test_numpy_functions_with_their_own_tangent_are_called_as_they_are():
     assert not taylor_test(triple(function, lambda x, dx: 1.01 * tangent(x, dx)), state)
 
 
-@pytest.mark.parametrize("options", [{"step": 0.0}, {"n_probes": 0}, {"n_halvings": 3}])
-def test_unusable_options_are_refused(options):
-    with pytest.raises(ValueError, match=f"`{next(iter(options))}` is? ?{next(iter(options.values()))}"):
-        taylor_test(jnp.sin, jnp.ones(3), **options)
+@pytest.mark.parametrize(("option", "value"), [("step", 0.0), ("n_probes", 0), ("n_halvings", 3)])
+def test_unusable_options_are_refused_by_name(option, value):
+    with pytest.raises(ValueError, match=f"`{option}` is {value}, expected"):
+        taylor_test(jnp.sin, jnp.ones(3), **{option: value})

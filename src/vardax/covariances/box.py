@@ -75,7 +75,7 @@ def spacing_of(owner: str, shape: Any, grid: Grid, spacing: Numbers) -> Numbers:
     for axis, sizes in enumerate([*map(_steps, grid.coords), *map(known, grid.cell_size)]):
         if sizes is not None and sizes.size > 1 and np.ptp(sizes) > 1e-2 * np.max(np.abs(sizes)):
             raise ValueError(
-                f"{owner}: along axis {axis % grid.ndim} of the Grid the cells measure from {np.min(np.abs(sizes)):.4g} "
+                f"{owner}: along axis {axis % grid.ndim} of the Grid cells measure from {np.min(np.abs(sizes)):.4g} "
                 f"to {np.max(np.abs(sizes)):.4g}, expected a uniform spacing (to 1 %)."
             )
     values = [known(size) for size in grid.cell_size]

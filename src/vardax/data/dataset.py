@@ -5,6 +5,7 @@ A `Variable` says what an array is (dimensions, units, long name); `to_dataset` 
 """
 
 import dataclasses
+import importlib.util
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -84,5 +85,6 @@ def load_dataset(path: str | pathlib.Path) -> xr.Dataset:
 
 
 def _need_engine() -> None:
-    if ENGINE not in xr.backends.list_engines():
-        raise ImportError(f"netCDF files need {ENGINE}: pip install 'vardax[io]'")
+    missing = [package for package in (ENGINE, "h5py") if importlib.util.find_spec(package) is None]
+    if missing:
+        raise ImportError(f"netCDF files need {' and '.join(missing)}: pip install 'vardax[io]'")

@@ -39,8 +39,8 @@ class DiscreteForward(eqx.Module):
 
     def __init__(
         self,
-        step_fn: Callable[..., Any],
-        dt: ArrayLike,
+        step_fn: Any,
+        dt: Any,
         *,
         state_signature: PyTree[jax.ShapeDtypeStruct] | None = None,
     ):

@@ -44,7 +44,7 @@ class StepConvention:
         return step(state, dt, **named) if self.dt_name == "" else step(state, **named)
 
 
-def step_convention(step: Callable[..., Any], name: str) -> StepConvention:
+def step_convention(step: Any, name: str) -> StepConvention:
     """Read how `step` is to be called from its signature; `name` is what error messages call it.
 
     >>> step_convention(lambda state, dt, *, t0: state, "step_fn")

@@ -5,7 +5,7 @@
 | `lorenz96` | settings and expected scores of Lorenz-96 after Sakov and Oke (2008); `lorenz96_twin` does the work |
 | `config` | settings as frozen dataclasses, from TOML and `key=value` |
 | `twin`, `recipes` | simulate a truth, make a row of every exported method, cycle it |
-| `results`, `report` | scores; the table, files and figures of a run |
+| `results`, `table`, `report` | scores; the table; the files and figures of a run |
 | `progress` | a bar or lines on a terminal |
 
 Run one by `vardax run lorenz96`, or `lorenz96.run(lorenz96.Lorenz96Config(cycles=2000))`. To add one, write a module

@@ -9,7 +9,6 @@
 Without an extra its files are left out, and `missing_extras` says so beforehand.
 """
 
-import csv
 import dataclasses
 import importlib.metadata
 import importlib.util
@@ -17,17 +16,17 @@ import json
 import os
 import pathlib
 import platform
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from vardax.experiments.config import to_toml
-from vardax.experiments.results import Results, Score
+from vardax.experiments.results import Results
+from vardax.experiments.table import format_table, write_csv
 
-__all__ = ["format_table", "missing_extras", "table_of_folder", "write_report"]
+__all__ = ["missing_extras", "write_report"]
 
-NEEDED = {"io": ("xarray", "h5netcdf"), "plot": ("matplotlib",)}
+NEEDED = {"io": ("xarray", "h5netcdf", "h5py"), "plot": ("matplotlib",)}
 FILES = {"io": "analysis.nc", "plot": "figures"}
 SHOWN = 200
 """Analysis times in the figure of states."""
@@ -50,7 +49,7 @@ def write_report(folder: pathlib.Path, name: str, config: Any, results: Results)
     (folder / "resolved.toml").write_text(settings, encoding="utf-8")
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     (folder / "table.txt").write_text(format_table(results.scores) + "\n", encoding="utf-8")
-    _write_csv(folder / "table.csv", results.scores)
+    write_csv(folder / "table.csv", results.scores)
     missing = missing_extras()
     if "io" not in missing:
         _write_netcdf(folder / "analysis.nc", name, settings, results)
@@ -85,78 +84,6 @@ def _versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[package] = "not installed"
     return found
-
-
-def _write_csv(path: pathlib.Path, scores: Sequence[Score]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Score)])
-        writer.writeheader()
-        writer.writerows(dataclasses.asdict(score) for score in scores)
-
-
-def format_table(scores: Sequence[Score]) -> str:
-    """The scores in columns, with a line on each row's meaning below."""
-    lines = [COLUMNS, *(_cells(score) for score in scores)]
-    widths = [max(len(line[k]) for line in lines) for k in range(len(COLUMNS))]
-    text = ["  ".join(_aligned(line, widths)).rstrip() for line in lines]
-    rule = "─" * len(text[0])
-    notes = [f"{score.name.ljust(widths[0])}  {score.note}" for score in scores]
-    return "\n".join([text[0], rule, *text[1:], rule, *notes])
-
-
-COLUMNS = (
-    "method",
-    "RMSE ± 95 %",
-    "expected",
-    "forecast",
-    "spread",
-    "2J/p",
-    "iterations",
-    "converged",
-    "compile s",
-    "run s",
-)
-
-
-def _cells(score: Score) -> tuple[str, ...]:
-    def number(value: float | None, digits: str = ".3f") -> str:
-        return "–" if value is None else format(value, digits)
-
-    expected = number(score.expected)
-    if score.expected_error is not None:
-        expected += f" ± {score.expected_error:.3f}"
-    return (
-        score.name,
-        f"{score.rmse:.3f} ± {score.rmse_half_width:.3f}",
-        expected,
-        number(score.forecast_rmse),
-        number(score.spread),
-        number(score.chi_square),
-        number(score.iterations, ".1f"),
-        "–" if score.converged is None else _percent(score.converged),
-        number(score.compile_seconds, ".1f"),
-        number(score.run_seconds, ".1f"),
-    )
-
-
-def _percent(share: float) -> str:
-    """Never rounded up to 100 %."""
-    return f"{np.floor(share * 1000) / 10:g} %"
-
-
-def _aligned(line: Sequence[str], widths: Sequence[int]) -> list[str]:
-    first, *rest = line
-    return [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))]
-
-
-def table_of_folder(folder: pathlib.Path) -> str:
-    """The table of a past run, from its `metrics.json`."""
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    fields = {field.name for field in dataclasses.fields(Score)}
-    rows = [{key: value for key, value in row.items() if key in fields} for row in metrics["rows"]]
-    nan = {"rmse", "rmse_half_width", "forecast_rmse", "forecast_half_width"}
-    rows = [{k: float("nan") if v is None and k in nan else v for k, v in row.items()} for row in rows]
-    return format_table([Score(**row) for row in rows])
 
 
 def _write_netcdf(path: pathlib.Path, name: str, settings: str, results: Results) -> None:

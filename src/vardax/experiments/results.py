@@ -12,31 +12,11 @@ from typing import Any
 import numpy as np
 
 from vardax.diagnostics.consistency import chi_square
+from vardax.experiments.table import Score
 from vardax.experiments.twin import Estimate, Row, Twin, assimilate, posterior_spread
 from vardax.metrics.scores import rmse, time_mean
 
-__all__ = ["Results", "Score", "score_rows"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Score:
-    """One row of the table. Numbers that a row does not have are None."""
-
-    name: str
-    note: str
-    rmse: float
-    rmse_half_width: float
-    forecast_rmse: float
-    forecast_half_width: float
-    autocorrelation_time: float
-    spread: float | None
-    chi_square: float | None
-    iterations: float | None
-    converged: float | None
-    compile_seconds: float
-    run_seconds: float
-    expected: float | None = None
-    expected_error: float | None = None
+__all__ = ["Results", "score_rows"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -121,7 +121,7 @@ def minimise(
         max_steps=max_steps,
         adjoint=_implicit_for(adjoint, first),
         throw=False,
-        tags=frozenset({lx.positive_semidefinite_tag}),
+        tags=_TAGS,
     )
     control, record = _no_worse_than_background(solution.value, solution.stats["record"], background)
     return _analysis(problem, control, record, solver)
@@ -139,34 +139,45 @@ def iterate(
 
     Resume a stopped iteration with `warm_start=` the last analysis. Samples that have finished stay as they are.
     """
-    one = problem.map_samples
-    tags = frozenset({lx.positive_semidefinite_tag})
-
-    def setup(sample: ControlSpaceProblem, begin: PyTree | None):
-        solver = _solver(minimiser, tol, max_steps, sample)
-        first, (_, reference) = _start(sample, begin)
-        return solver, first, (sample, reference)
-
-    def begin(sample, start):
-        solver, first, args = setup(sample, start)
-        f_struct, aux_struct = eqx.filter_eval_shape(scalar_cost, first, args)
-        return first, solver.init(scalar_cost, first, args, {}, f_struct, aux_struct, tags)
-
-    def advance(sample, y, record, start):
-        solver, _, args = setup(sample, start)
-        finished = solver.terminate(scalar_cost, y, args, {}, record, tags)[0]
-        new_y, new_record, _ = solver.step(scalar_cost, y, args, {}, record, tags)
-        keep = lambda new, old: jax.tree.map(  # noqa: E731
-            lambda a, b: jnp.where(finished, b, a) if eqx.is_array(a) else a, new, old
-        )
-        y, record = keep(new_y, y), keep(new_record, record)
-        done = solver.terminate(scalar_cost, y, args, {}, record, tags)[0]
-        return y, record, done, _analysis(sample, record.best_control, record, solver)
-
-    y, record = eqx.filter_jit(lambda s: one(begin, s))(start)
-    step = eqx.filter_jit(lambda y, record, s: one(advance, y, record, s))
+    settings = (minimiser, tol, max_steps)
+    y, record = _begin(problem, start, *settings)
     for _ in range(max_steps):
-        y, record, done, analysis = step(y, record, start)
+        y, record, done, analysis = _advance(problem, y, record, start, *settings)
         yield analysis
         if bool(jnp.all(done)):
             return
+
+
+_TAGS = frozenset({lx.positive_semidefinite_tag})
+
+
+@eqx.filter_jit
+def _begin(problem: BatchedProblem, start: PyTree, *settings: Any) -> tuple[PyTree[Array], Record]:
+    """The first iterate and the solver's first state, for each sample."""
+
+    def one(sample: ControlSpaceProblem, start: PyTree | None) -> tuple[PyTree[Array], Record]:
+        solver = _solver(*settings, sample)
+        first, (_, reference) = _start(sample, start)
+        args = (sample, reference)
+        f_struct, aux_struct = eqx.filter_eval_shape(scalar_cost, first, args)
+        return first, solver.init(scalar_cost, first, args, {}, f_struct, aux_struct, _TAGS)
+
+    return problem.map_samples(one, start)
+
+
+@eqx.filter_jit
+def _advance(problem: BatchedProblem, y: PyTree, record: Record, start: PyTree, *settings: Any) -> tuple:
+    """One step of every sample that has not finished, and what is known after it."""
+
+    def one(sample: ControlSpaceProblem, y: PyTree, record: Record, start: PyTree | None) -> tuple:
+        solver = _solver(*settings, sample)
+        # The record holds the gradient norm of the background, so it is not computed again.
+        args = (sample, record.reference if start is not None else None)
+        finished = solver.terminate(scalar_cost, y, args, {}, record, _TAGS)[0]
+        stepped_y, stepped, _ = solver.step(scalar_cost, y, args, {}, record, _TAGS)
+        keep = lambda new, old: jnp.where(finished, old, new) if eqx.is_array(new) else new  # noqa: E731
+        y, record = jax.tree.map(keep, (stepped_y, stepped), (y, record))
+        done = solver.terminate(scalar_cost, y, args, {}, record, _TAGS)[0]
+        return y, record, done, _analysis(sample, record.best_control, record, solver)
+
+    return problem.map_samples(one, y, record, start)

@@ -95,15 +95,11 @@ def read_samples(batch: Any, obs_shape: tuple[int, ...], *, window: bool, owner:
         samples = _with_entry_axis(batch) if batch.value.shape[1:] == obs_shape and not window else batch
     elif isinstance(batch, Observations) or (isinstance(batch, Sequence) and batch):
         samples = _from_points([batch] if isinstance(batch, Observations) else batch, window, owner)
-    elif isinstance(batch, AbstractBatch):
-        samples = _from_batch(batch, obs_shape, window)
     else:
-        raise TypeError(
-            f"{owner}: `batch` is {type(batch).__name__}, expected Batch1D, Batch2D, Batch2DMultivar, Batch3D, "
-            "or a list of Observations. Batch1D.from_observations(y) makes one from an array with NaN gaps."
-        )
+        samples = _from_batch(batch, obs_shape, window)
     if samples.value.ndim < 2 or samples.value.shape[2:] != obs_shape:
-        wanted = f"(B, T+1, *{obs_shape})" if window else f"(B, *{obs_shape}) or (B, 1, *{obs_shape})"
+        entry = ", ".join(map(str, obs_shape))
+        wanted = f"(B, T+1, {entry})" if window else f"(B, {entry}) or (B, 1, {entry})"
         raise ValueError(
             f"{owner}: `batch.input` has shape {_shape_of(batch)}, expected {wanted}, because `obs_op` maps a state "
             f"to observations of shape {obs_shape}."
@@ -118,7 +114,9 @@ def read_samples(batch: Any, obs_shape: tuple[int, ...], *, window: bool, owner:
 def _shape_of(batch: Any) -> tuple[int, ...]:
     if isinstance(batch, AbstractBatch):
         return batch.input.shape
-    return batch.value.shape if isinstance(batch, ObservedSamples) else tuple(o.value.shape for o in batch)
+    if isinstance(batch, Observations | ObservedSamples):
+        return batch.value.shape
+    return (len(batch), *batch[0].value.shape)
 
 
 def _from_batch(batch: AbstractBatch, obs_shape: tuple[int, ...], window: bool) -> ObservedSamples:
@@ -136,9 +134,6 @@ def _with_entry_axis(samples: ObservedSamples) -> ObservedSamples:
 
 
 def _from_points(points: Sequence[Observations], window: bool, owner: str) -> ObservedSamples:
-    if not all(isinstance(o, Observations) for o in points):
-        found = sorted({type(o).__name__ for o in points})
-        raise TypeError(f"{owner}: `batch` is a list of {', '.join(found)}, expected a list of Observations.")
     if window:
         raise TypeError(
             f"{owner}: scattered Observations have no time entries; put them on the entries of the window as a batch."
@@ -147,8 +142,8 @@ def _from_points(points: Sequence[Observations], window: bool, owner: str) -> Ob
     if len(sizes) > 1:
         raise ValueError(f"{owner}: the Observations of `batch` have {sizes} points; give all the same with `pad_to`.")
     n_instruments = max(o.n_instruments for o in points)
-    alike = [eqx.tree_at(lambda o: o.aux, o, o.aux) for o in points]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves)[:, None], *[_same_count(o, n_instruments) for o in alike])
+    alike = [_same_count(o, n_instruments) for o in points]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves)[:, None], *alike)
     value, mask = observed_entries(stacked.value, stacked.valid)
     return ObservedSamples(
         value=value,
@@ -193,7 +188,7 @@ def restrict_samples(samples: ObservedSamples, obs_cov_op: lx.AbstractLinearOper
     rescale = None
     if samples.obs_err is not None:
         sd = jnp.sqrt(diagonal(obs_cov_op)).astype(samples.value.dtype)
-        rescale = jnp.broadcast_to(sd, samples.value.shape[1:]) / samples.obs_err
+        rescale = jnp.broadcast_to(sd, samples.value.shape) / samples.obs_err
     return ObservedEntries(
         value=samples.value,
         mask=samples.mask,

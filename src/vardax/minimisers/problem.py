@@ -16,12 +16,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from vardax.covariances.functions import diagonal
 from vardax.dynamics.rollout import rollout, rollout_memory
 from vardax.minimisers.observed import ObservedEntries
+from vardax.minimisers.projection import shortest_control
 from vardax.minimisers.transforms import from_control, to_control
 from vardax.types import CostTerms
 
@@ -170,18 +170,15 @@ class ControlSpaceProblem(eqx.Module):
     def control_of(self, state: PyTree[Array]) -> PyTree[Array]:
         """The smallest chi whose state is closest to `state`: where a first guess in state space starts.
 
-        Solves min ‖B^{1/2} chi - (T^{-1}(x) - T^{-1}(x_b))‖ by conjugate gradients on the normal equations (at most 100
-        steps), so a first guess outside the range of B is projected and no inverse of B is needed.
+        A first guess outside the range of B^{1/2} is projected onto it.
         """
         z, z_b = to_control(self.transform, state), to_control(self.transform, self.background)
-        target = _cast_like(jax.tree.map(jnp.subtract, z, z_b), self.half.out_structure())
-        transposed = self.half.transpose()
-        normal = lx.FunctionLinearOperator(
-            lambda v: transposed.mv(self.half.mv(v)), self.half.in_structure(), lx.positive_semidefinite_tag
-        )
-        tolerance = float(np.sqrt(jnp.finfo(jax.tree.leaves(target)[0].dtype).eps))
-        solver = lx.CG(rtol=tolerance, atol=0.0, max_steps=100)
-        return lx.linear_solve(normal, transposed.mv(target), solver, throw=False).value
+        increment = _cast_like(jax.tree.map(jnp.subtract, z, z_b), self.half.out_structure())
+        return shortest_control(self.half, increment)
+
+    def map_samples(self, fn: Callable, *arrays: PyTree[Array]) -> Any:
+        """`fn(problem, *arrays)`: one sample is its own batch."""
+        return fn(self, *arrays)
 
 
 class BatchedProblem(eqx.Module):

@@ -17,14 +17,15 @@ from jaxtyping import Array, PyTree
 from vardax.covariances.functions import half
 from vardax.minimisers.observed import ObservedSamples, restrict_samples
 from vardax.minimisers.problem import BatchedProblem
-from vardax.types import concrete_values, float_array
+from vardax.types import AbstractBatch, Observations, concrete_values, float_array
 
 __all__ = [
     "as_adjoint",
     "as_minimiser",
     "as_state",
     "assemble",
-    "check_background",
+    "check_background_values",
+    "check_batch",
     "check_covariance",
     "observation_shape",
     "per_sample",
@@ -77,9 +78,20 @@ def check_covariance(operator: Any, name: str, owner: str) -> None:
         raise ValueError(f"{owner}: `{name}` maps shape {found[0]} to {found[1]}, expected a square operator.")
 
 
-def check_background(mean: PyTree[Array], structure: PyTree, n_samples: int, owner: str) -> None:
-    """The background is (*state) or (B, *state), where `prior_cov_op` says what *state is, and finite."""
-    per_sample(mean, structure, n_samples, "prior_mean / background", owner)
+def check_batch(batch: Any, owner: str) -> None:
+    """A batch, a list of Observations, or samples that were read before."""
+    points = batch if isinstance(batch, list | tuple) and batch else [batch]
+    if isinstance(batch, AbstractBatch | ObservedSamples) or all(isinstance(p, Observations) for p in points):
+        return
+    found = "a list of " + type(points[0]).__name__ if points is batch else type(batch).__name__
+    raise TypeError(
+        f"{owner}: `batch` is {found}, expected Batch1D, Batch2D, Batch2DMultivar, Batch3D, or a list of Observations. "
+        "Batch1D.from_observations(y) makes one from an array with NaN gaps."
+    )
+
+
+def check_background_values(mean: PyTree[Array], owner: str) -> None:
+    """The background is complete: it has no missing or infinite entry."""
     for leaf in jax.tree.leaves(mean):
         values = concrete_values(leaf)
         if values is not None and not np.all(np.isfinite(values)):

@@ -20,12 +20,19 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from vardax.covariances.functions import half
 from vardax.minimisers.minimise import iterate
 from vardax.minimisers.observed import ObservedSamples, as_window, read_samples
 from vardax.minimisers.problem import BatchedProblem, ControlSpaceProblem
 from vardax.minimisers.transforms import Identity
-from vardax.models.boundary import assemble, check_background, check_covariance, observation_shape, per_sample
+from vardax.models.boundary import (
+    as_state,
+    assemble,
+    check_background_values,
+    check_batch,
+    check_covariance,
+    observation_shape,
+    per_sample,
+)
 from vardax.posterior.laplace import LaplaceCovariance
 from vardax.posterior.posterior import Posterior
 from vardax.types import Analysis, ConvergenceError, ConvergenceWarning, float_array, observed_entries
@@ -64,7 +71,8 @@ class AbstractAnalysisMethod(eqx.Module):
 
     def problem(self, batch: Any) -> BatchedProblem:
         """The control-space problem of a batch: `cost`, `gradient`, `hessian_product`, ... with a leading sample axis."""
-        return _pose(self, self._samples(batch))
+        self._check(batch)
+        return _problem(self, batch)
 
     def __call__(self, batch: Any) -> PyTree[Array]:
         """The analysis states (B, *state). One warning where an eager call did not converge; see `analyse`."""
@@ -91,9 +99,8 @@ class AbstractAnalysisMethod(eqx.Module):
         """
         overrides = {"prior_mean": background, "prior_cov_op": prior_cov_op, "obs_cov_op": obs_cov_op, "obs_op": obs_op}
         method = self.with_(**{name: value for name, value in overrides.items() if value is not None})
-        samples = method._samples(batch)
-        start = method._start(samples, first_guess, warm_start)
-        analysis = _analyse(method, samples, *start)
+        method._check(batch)
+        analysis = _analyse(method, batch, *method._start(first_guess, warm_start))
         if self.strict:
             self._raise(analysis)
         return analysis
@@ -109,12 +116,11 @@ class AbstractAnalysisMethod(eqx.Module):
 
     def iterate(self, batch: Any, *, first_guess: Any = None, warm_start: Any = None) -> Iterator[Analysis]:
         """One `Analysis` per iteration, driven from the host. Resume with `warm_start=` the last one."""
-        samples = self._samples(batch)
         if not self.iterative:
-            yield self.analyse(samples, first_guess=first_guess, warm_start=warm_start)
+            yield self.analyse(batch, first_guess=first_guess, warm_start=warm_start)
             return
-        problem = _pose(self, samples)
-        start = _start_control(problem, *self._start(samples, first_guess, warm_start))
+        self._check(batch)
+        problem, start = _problem_and_start(self, batch, *self._start(first_guess, warm_start))
         yield from iterate(problem, self.minimiser, tol=self.tol, max_steps=self.max_steps, start=start)
 
     def posterior(self, batch: Any, *, adapter: Any = None, **overrides: Any) -> Posterior:
@@ -140,30 +146,18 @@ class AbstractAnalysisMethod(eqx.Module):
         """This method as the update of a cycle: (forecast, obs, *, obs_op, obs_err_cov) -> analysis."""
         return MethodAnalysisStep(self)
 
-    def _samples(self, batch: Any) -> ObservedSamples:
-        """Check what can be checked before anything is compiled, and read the batch."""
-        owner = type(self).__name__
-        check_covariance(self.prior_cov_op, "prior_cov_op", owner)
-        check_covariance(self.obs_cov_op, "obs_cov_op", owner)
-        structure = self.prior_cov_op.out_structure()
-        shape = observation_shape(self.obs_op, self.prior_mean, structure, batch, owner)
-        samples = read_samples(batch, shape, window=self.takes_window, owner=owner)
-        check_background(self.prior_mean, structure, samples.value.shape[0], owner)
-        return samples
+    def _check(self, batch: Any) -> None:
+        """Types and values, which only an eager call can see; shapes are checked where the problem is posed."""
+        check_batch(batch, type(self).__name__)
+        check_background_values(self.prior_mean, type(self).__name__)
 
-    def _start(self, samples: ObservedSamples, first_guess: Any, warm_start: Any) -> tuple[Any, Any]:
-        """(first guess (B, *state) or None, control (B, *control) or None)."""
-        owner, n_samples = type(self).__name__, samples.value.shape[0]
+    def _start(self, first_guess: Any, warm_start: Any) -> tuple[Any, Any]:
+        """(first guess or None, control or None), as arrays."""
         if first_guess is not None and warm_start is not None:
+            owner = type(self).__name__
             raise ValueError(f"{owner}: give `first_guess` (a state) or `warm_start` (an Analysis), not both.")
-        if first_guess is not None:
-            structure = self.prior_cov_op.out_structure()
-            first_guess = per_sample(first_guess, structure, n_samples, "first_guess", owner)
         control = warm_start.control if isinstance(warm_start, Analysis) else warm_start
-        if control is not None:
-            structure = eqx.filter_eval_shape(lambda: half(self.prior_cov_op)).in_structure()
-            control = per_sample(control, structure, n_samples, "warm_start", owner)
-        return first_guess, control
+        return as_state(first_guess), as_state(control)
 
     def _warn(self, analysis: Analysis) -> None:
         if not isinstance(analysis.converged, jax.core.Tracer) and not np.all(np.asarray(analysis.converged)):
@@ -174,7 +168,13 @@ class AbstractAnalysisMethod(eqx.Module):
             raise ConvergenceError(f"{type(self).__name__}: {analysis.message()}")
 
 
-def _pose(method: AbstractAnalysisMethod, samples: ObservedSamples) -> BatchedProblem:
+def _pose(method: AbstractAnalysisMethod, batch: Any) -> BatchedProblem:
+    """Read the batch and put the problem together. Every shape is checked here, before anything is compiled."""
+    owner = type(method).__name__
+    check_covariance(method.prior_cov_op, "prior_cov_op", owner)
+    check_covariance(method.obs_cov_op, "obs_cov_op", owner)
+    shape = observation_shape(method.obs_op, method.prior_mean, method.prior_cov_op.out_structure(), batch, owner)
+    samples = read_samples(batch, shape, window=method.takes_window, owner=owner)
     return assemble(
         samples,
         mean=method.prior_mean,
@@ -182,21 +182,32 @@ def _pose(method: AbstractAnalysisMethod, samples: ObservedSamples) -> BatchedPr
         obs_cov_op=method.obs_cov_op,
         observe=method.observe(samples),
         transform=getattr(method, "control_transform", Identity()),
-        owner=type(method).__name__,
+        owner=owner,
     )
 
 
-def _start_control(problem: BatchedProblem, first_guess: Any, control: Any) -> PyTree[Array] | None:
-    """Where the iteration starts, in control space: the projection of a first guess, or a control as it is."""
-    if first_guess is None:
-        return control
-    return problem.map_samples(lambda sample, state: sample.control_of(state), first_guess)
+_problem = eqx.filter_jit(_pose)
 
 
 @eqx.filter_jit
-def _analyse(method: AbstractAnalysisMethod, samples: ObservedSamples, first_guess: Any, control: Any) -> Analysis:
-    problem = _pose(method, samples)
-    start = _start_control(problem, first_guess, control)
+def _problem_and_start(
+    method: AbstractAnalysisMethod, batch: Any, first_guess: Any, control: Any
+) -> tuple[BatchedProblem, PyTree[Array] | None]:
+    """The problem, and the control where its iteration starts: the projection of a first guess, or one that is given."""
+    owner = type(method).__name__
+    problem = _pose(method, batch)
+    if first_guess is not None:
+        structure = method.prior_cov_op.out_structure()
+        first_guess = per_sample(first_guess, structure, problem.n_samples, "first_guess", owner)
+        return problem, problem.map_samples(lambda sample, state: sample.control_of(state), first_guess)
+    if control is not None:
+        control = per_sample(control, problem.half.in_structure(), problem.n_samples, "warm_start", owner)
+    return problem, control
+
+
+@eqx.filter_jit
+def _analyse(method: AbstractAnalysisMethod, batch: Any, first_guess: Any, control: Any) -> Analysis:
+    problem, start = _problem_and_start(method, batch, first_guess, control)
     return problem.map_samples(method.solve, start)
 
 

@@ -26,7 +26,7 @@ class CallableObs(eqx.Module):
 
     fn: Callable[..., Any]
 
-    def __init__(self, fn: Callable[..., Any]):
+    def __init__(self, fn: Any):
         if not callable(fn):
             raise TypeError(f"CallableObs: `fn` is {fn!r}, expected a function of the state.")
         self.fn = fn

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from vardax.obs_operators.linearisation import as_field
 from vardax.obs_operators.module_operator import ModuleLinearOperator, structure_of
@@ -95,10 +95,10 @@ class InterpObs(eqx.Module):
         fields = lambda op: (op.index, op.weight, op.mask)  # noqa: E731
         return eqx.tree_at(fields, self, bound, is_leaf=lambda leaf: leaf is None)
 
-    def __call__(self, state: Float[Array, "..."]) -> Float[Array, "..."]:
+    def __call__(self, state: PyTree[Array]) -> Float[Array, "..."]:
         return self._interpolation(state)(jnp.asarray(state))
 
-    def linearize(self, state: Float[Array, "..."]) -> lx.AbstractLinearOperator:
+    def linearize(self, state: PyTree[Array]) -> lx.AbstractLinearOperator:
         return ModuleLinearOperator(self._interpolation(state), structure_of(state))
 
     def check(self, state_structure: Any) -> None:

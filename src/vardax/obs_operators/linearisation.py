@@ -23,6 +23,12 @@ from vardax.obs_operators.module_operator import ModuleLinearOperator, structure
 
 __all__ = ["as_field", "is_linear", "linearise_operator", "matrix_on_field"]
 
+HIDDEN_BY_TRACING = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.UnexpectedTracerError,
+)
+
 
 def as_field(state: Any, owner: str) -> Array:
     """`state` as one array; a pytree is refused with the remedy."""
@@ -139,7 +145,7 @@ def is_linear(obs_op: Any, state_structure: PyTree[Any] | None = None) -> bool:
             operator = _with_concrete_arrays(obs_op)
             structure = _guess_structure(operator) if state_structure is None else structure_of(state_structure)
             return all(_defect_is_rounding(operator, structure, scale) for scale in (1e-3, 1.0, 1e3))
-    except (jax.errors.ConcretizationTypeError, jax.errors.UnexpectedTracerError):
+    except HIDDEN_BY_TRACING:
         return True
 
 

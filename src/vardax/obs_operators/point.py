@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from vardax.obs_operators.linearisation import as_field
 from vardax.obs_operators.module_operator import ModuleLinearOperator, structure_of
@@ -43,12 +43,12 @@ class PointObs(eqx.Module):
         else:
             self.indices = _index_array(indices, "indices")
 
-    def __call__(self, state: Float[Array, "..."]) -> Float[Array, "..."]:
+    def __call__(self, state: PyTree[Array]) -> Float[Array, "..."]:
         field = as_field(state, "PointObs")
         self.check(field)
         return _Gather(self.indices)(field)
 
-    def linearize(self, state: Float[Array, "..."]) -> lx.AbstractLinearOperator:
+    def linearize(self, state: PyTree[Array]) -> lx.AbstractLinearOperator:
         field = as_field(state, "PointObs")
         self.check(field)
         return ModuleLinearOperator(_Gather(self.indices), structure_of(field))

@@ -1,7 +1,7 @@
 """Figures: functions that take an `Axes`, draw on it and return it (extra `plot`).
 
-Nothing here uses pyplot or global state. `panels` makes a figure with axes in the library's style, `colour_of` keeps the
-colour of a name the same in every figure.
+Nothing here uses pyplot or global state. `panels` makes a figure with axes in the library's style, `colour_of` keeps
+the colour of a name the same in every figure.
 """
 
 try:

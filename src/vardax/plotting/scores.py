@@ -96,14 +96,15 @@ def score_bars(
     expected: Mapping[str, float] | None = None,
     label: str = "analysis RMSE",
 ) -> Axes:
-    """A bar per name with its value, its interval, and a tick where the score is expected; the best is at the bottom."""
-    names = list(scores)
+    """A bar per name, longest first, with its value, its interval, and a tick where the score is expected."""
+    names = sorted(scores, key=lambda name: -scores[name] if np.isfinite(scores[name]) else -np.inf)
+    order = list(scores)
     values = np.array([scores[name] for name in names], dtype=float)
     reach = np.nanmax(values)
     for row, name in enumerate(names):
         half = (half_widths or {}).get(name, 0.0)
         ax.barh(
-            row, scores[name], color=colour_of(name, names), height=0.62, xerr=half, error_kw={"lw": 1, "ecolor": INK}
+            row, scores[name], color=colour_of(name, order), height=0.62, xerr=half, error_kw={"lw": 1, "ecolor": INK}
         )
         text = f"{scores[name]:.3f} ± {half:.3f}" if half else f"{scores[name]:.3f}"
         ax.text(scores[name] + half + 0.015 * reach, row, text, va="center", fontsize=9, color=INK)

@@ -48,49 +48,43 @@ class _Iterative(eqx.Module):
 
 
 class PosteriorCovariance(lx.AbstractLinearOperator):
-    """P as a lazy operator on (B, *state), block diagonal over the B samples."""
+    """P as a lazy operator on (B, *state), block diagonal over the B samples; on (*state) for a problem of one sample."""
 
-    problem: BatchedProblem
+    problem: BatchedProblem | ControlSpaceProblem
     control: PyTree[Array]
     cholesky: Float[Array, "B n n"] | None
     n_samples: int = eqx.field(static=True)
 
     def mv(self, vector: PyTree[Array]) -> PyTree[Array]:
         """P v = S (I + GᵀG)^{-1} Sᵀ v."""
-        return self._each(lambda view, v: view.S(view.normal.solve(view.ST(v))), vector)
+        return _product(self, vector)
 
     def diagonal(self) -> PyTree[Array]:
         """The posterior variances, (B, *state)."""
         if self.cholesky is not None:
-            return self._each(lambda view: view.exact_diagonal())
+            return _exact_diagonal(self)
         draws = self.sample(jax.random.key(0), self.n_samples)
-        return jax.tree.map(lambda s: jnp.mean(s**2, axis=1), draws)
+        axis = 1 if isinstance(self.problem, BatchedProblem) else 0
+        return jax.tree.map(lambda s: jnp.mean(s**2, axis=axis), draws)
 
     def sample(self, key: PRNGKeyArray, n: int) -> PyTree[Array]:
         """n increments from N(0, P) for each sample: (B, n, *state)."""
-        keys = jax.random.split(key, self.problem.n_samples)
-        return self._each(lambda view, k: jax.lax.map(lambda d: view.S(view.draw(d)), jax.random.split(k, n)), keys)
+        return _draw_increments(self, self._keys(key), n)
 
     def sample_states(self, key: PRNGKeyArray, n: int) -> PyTree[Array]:
         """n states around the analysis: (B, n, *state); drawn in control space, so a positive state stays positive."""
+        return _draw_states(self, self._keys(key), n)
 
-        def one(view: "_SampleView", k: PRNGKeyArray) -> PyTree[Array]:
-            state = lambda d: view.problem.control_to_state(  # noqa: E731
-                jax.tree.map(jnp.add, view.control, view.draw(d))
-            )
-            return jax.lax.map(state, jax.random.split(k, n))
+    def _keys(self, key: PRNGKeyArray) -> PRNGKeyArray:
+        return jax.random.split(key, self.problem.n_samples) if isinstance(self.problem, BatchedProblem) else key
 
-        return self._each(one, jax.random.split(key, self.problem.n_samples))
+    def views(self, fn: Callable, *arrays: PyTree[Array]) -> Any:
+        """`fn(view, *arrays)` for every sample, linearised at its analysis."""
 
-    def _each(self, fn: Callable, *arrays: PyTree[Array]) -> Any:
-        @eqx.filter_jit
-        def run(covariance: "PosteriorCovariance", arrays: tuple) -> Any:
-            def one(problem: ControlSpaceProblem, control: PyTree, cholesky: Array | None, *rest: PyTree) -> Any:
-                return fn(_SampleView.at(problem, control, cholesky), *rest)
+        def one(problem: ControlSpaceProblem, control: PyTree, cholesky: Array | None, *rest: PyTree) -> Any:
+            return fn(_SampleView.at(problem, control, cholesky), *rest)
 
-            return covariance.problem.map_samples(one, covariance.control, covariance.cholesky, *arrays)
-
-        return run(self, arrays)
+        return self.problem.map_samples(one, self.control, self.cholesky, *arrays)
 
     def as_matrix(self) -> Float[Array, "n n"]:
         """The dense matrix, for small states."""
@@ -175,6 +169,35 @@ class _SampleView(eqx.Module):
         return jax.tree.map(jnp.subtract, self.problem.prior_variances(self.control), total)
 
 
+@eqx.filter_jit
+def _product(covariance: PosteriorCovariance, vector: PyTree[Array]) -> PyTree[Array]:
+    return covariance.views(lambda view, v: view.S(view.normal.solve(view.ST(v))), vector)
+
+
+@eqx.filter_jit
+def _exact_diagonal(covariance: PosteriorCovariance) -> PyTree[Array]:
+    return covariance.views(lambda view: view.exact_diagonal())
+
+
+@eqx.filter_jit
+def _draw_increments(covariance: PosteriorCovariance, keys: PRNGKeyArray, n: int) -> PyTree[Array]:
+    return covariance.views(lambda view, k: _map_draws(lambda d: view.S(view.draw(d)), k, n), keys)
+
+
+@eqx.filter_jit
+def _draw_states(covariance: PosteriorCovariance, keys: PRNGKeyArray, n: int) -> PyTree[Array]:
+    def states(view: _SampleView, key: PRNGKeyArray) -> PyTree[Array]:
+        around = lambda d: jax.tree.map(jnp.add, view.control, view.draw(d))  # noqa: E731
+        return _map_draws(lambda d: view.problem.control_to_state(around(d)), key, n)
+
+    return covariance.views(states, keys)
+
+
+def _map_draws(fn: Callable, key: PRNGKeyArray, n: int) -> PyTree[Array]:
+    """One draw after another: a solve each, so that no more than one is in memory."""
+    return jax.lax.map(fn, jax.random.split(key, n))
+
+
 def _sum_of(fn: Callable, rows: Array) -> PyTree[Array]:
     """Σ fn(row) over the rows, a block of rows at a time: never all results at once."""
     block = min(rows.shape[0], COLUMN_BLOCK)
@@ -203,7 +226,7 @@ class LaplaceCovariance(eqx.Module):
         return self.of_problem(analysis, problem, method=type(getattr(model, "method", model)).__name__)
 
     def of_problem(
-        self, analysis: Analysis | PyTree[Array], problem: BatchedProblem, *, method: str = ""
+        self, analysis: Analysis | PyTree[Array], problem: BatchedProblem | ControlSpaceProblem, *, method: str = ""
     ) -> Posterior:
         """The posterior of a problem that is at hand."""
         if isinstance(analysis, Analysis):
@@ -215,12 +238,12 @@ class LaplaceCovariance(eqx.Module):
 
 
 @eqx.filter_jit
-def _control_of(problem: BatchedProblem, state: PyTree[Array]) -> PyTree[Array]:
+def _control_of(problem: BatchedProblem | ControlSpaceProblem, state: PyTree[Array]) -> PyTree[Array]:
     return problem.map_samples(lambda sample, x: sample.control_of(x), state)
 
 
 @eqx.filter_jit
-def _factor(problem: BatchedProblem, control: PyTree[Array]) -> Float[Array, "B n n"] | None:
+def _factor(problem: BatchedProblem | ControlSpaceProblem, control: PyTree[Array]) -> Float[Array, "B n n"] | None:
     """The Cholesky factor of the smaller normal matrix of each sample, where it is small enough."""
 
     def one(sample: ControlSpaceProblem, chi: PyTree[Array]) -> Array | None:

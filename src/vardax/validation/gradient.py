@@ -24,7 +24,7 @@ from jaxtyping import PyTree
 from vardax.validation.linearised import compiled, structure_check, title_of
 from vardax.validation.report import Check, ValidationReport
 from vardax.validation.spaces import Space, generator, relative_error, rms
-from vardax.validation.taylor import HALVINGS, difference_quotients, taylor_rows
+from vardax.validation.taylor import difference_quotients, halved, severity, taylor_rows
 from vardax.validation.tolerances import Tolerances, default_tolerances
 
 __all__ = ["gradient_test"]
@@ -148,7 +148,7 @@ def _gradient_rows(
     space, precision = subject.space, subject.space.precision
     scale, slope = space.leaf_scales(subject.x), subject.slope(subject.x)
     number = Space.of(jax.ShapeDtypeStruct((), jnp.dtype(precision)), "cost")
-    steps = step * 0.5 ** np.arange(HALVINGS[precision] if n_halvings is None else n_halvings)
+    steps = halved(step, n_halvings, precision)
     directions = [space.rounded(space.noise(rng) * scale) for _ in range(max(n_probes, 1))]
     if len(space.names) > 1:
         directions += [space.only(directions[0], leaf) for leaf in range(len(space.names))]
@@ -157,7 +157,7 @@ def _gradient_rows(
         quotients = difference_quotients(subject.value, subject.x, d, steps, number, precision)
         scatter = float(np.linalg.norm(slope * scale * (d != 0)))
         results.append(taylor_rows(quotients, np.array([slope @ d]), number, limits, scatter, name="gradient"))
-    return max(results, key=lambda result: (sum(not row.passed for row in result[0]), result[0][0].measured))
+    return max(results, key=lambda result: severity(result[0], "gradient"))
 
 
 def _problem_rows(
@@ -182,7 +182,7 @@ def _problem_rows(
     size = max(np.linalg.norm(Hu), np.linalg.norm(Hv))
     rows.append(Check("Hessian, symmetric", float(abs(v @ Hu - u @ Hv) / size), limits.adjoint, "u·Hv and v·Hu differ"))
     precision = space.precision
-    steps = step * 0.5 ** np.arange(HALVINGS[precision] if n_halvings is None else n_halvings)
+    steps = halved(step, n_halvings, precision)
     through = lambda x: misfits.vector(residual(space.tree(x)))  # noqa: E731
     quotients = difference_quotients(through, subject.x, v, steps, misfits, precision)
     expected = v @ v + quotients.derivative @ quotients.derivative

@@ -25,7 +25,7 @@ from vardax.validation.report import Check, ValidationReport
 from vardax.validation.spaces import Space, generator, rms
 from vardax.validation.tolerances import Tolerances, default_tolerances
 
-__all__ = ["Differences", "difference_quotients", "taylor_checks", "taylor_rows", "taylor_test"]
+__all__ = ["Differences", "difference_quotients", "halved", "severity", "taylor_checks", "taylor_rows", "taylor_test"]
 
 BLIND = 0.05
 """Where even an error of this size could pass, the test does not pass: it has not looked."""
@@ -85,19 +85,25 @@ def taylor_checks(
     direction: np.ndarray | None = None,
 ) -> tuple[tuple[Check, ...], tuple[str, ...]]:
     """The rows of the worst direction, and its table as a note."""
-    if not step > 0 or n_probes < 1 or (n_halvings is not None and n_halvings < 4):
-        raise ValueError(
-            f"`step` is {step}, `n_probes` {n_probes}, `n_halvings` {n_halvings}; expected a positive step, at least "
-            "one probe and at least four halvings."
-        )
+    if n_probes < 1:
+        raise ValueError(f"`n_probes` is {n_probes}, expected at least 1.")
     precision = coarsest(lin.inputs, lin.outputs)
-    steps = step * 0.5 ** np.arange(HALVINGS[precision] if n_halvings is None else n_halvings)
+    steps = halved(step, n_halvings, precision)
     directions = [direction] if direction is not None else _directions(lin.inputs, lin.state, rng, n_probes)
     results = []
     for d in directions:
         quotients = difference_quotients(lin.evaluate, lin.state, d, steps, lin.outputs, precision)
         results.append(taylor_rows(quotients, lin.apply(d), lin.outputs, limits))
-    return max(results, key=lambda result: _severity(result[0]))
+    return max(results, key=lambda result: severity(result[0]))
+
+
+def halved(step: float, n_halvings: int | None, precision: str) -> np.ndarray:
+    """step, step/2, step/4, ...; as many as the precision has use for by default."""
+    if not step > 0:
+        raise ValueError(f"`step` is {step}, expected a positive number: the first, relative size of a perturbation.")
+    if n_halvings is not None and n_halvings < 4:
+        raise ValueError(f"`n_halvings` is {n_halvings}, expected at least 4.")
+    return step * 0.5 ** np.arange(HALVINGS[precision] if n_halvings is None else n_halvings)
 
 
 def _directions(space: Space, state: np.ndarray, rng: np.random.Generator, n_probes: int) -> list[np.ndarray]:
@@ -108,9 +114,9 @@ def _directions(space: Space, state: np.ndarray, rng: np.random.Generator, n_pro
     return together + [space.only(together[0], leaf) for leaf in range(len(space.names)) if several]
 
 
-def _severity(rows: tuple[Check, ...]) -> tuple[int, float]:
-    """More failures first, then the row `tangent` nearest to its limit."""
-    excess = next((row.measured / row.limit for row in rows if row.name == "tangent"), np.inf)
+def severity(rows: tuple[Check, ...], name: str = "tangent") -> tuple[int, float]:
+    """More failures first, then the row `name` nearest to its limit."""
+    excess = next((row.measured / row.limit for row in rows if row.name == name), np.inf)
     return sum(not row.passed for row in rows), float(np.nan_to_num(excess, nan=np.inf))
 
 
@@ -167,8 +173,7 @@ def difference_quotients(
             if max(change, floor) < best[leaf]:
                 best[leaf], rounding[leaf] = max(change, floor), floor
                 derivative[where] = extrapolated[1][where]
-    noise = used[-1] * rms(central[1] - central[0]) if len(central) == 2 else np.nan
-    noise = float(np.nanmax([noise, eps * rms(base)]))
+    noise = max(used[-1] * rms(central[1] - central[0]) if len(central) == 2 else 0.0, eps * rms(base))
     return Differences(np.array(used), derivative, best, rounding, noise, changes, base, eps)
 
 
@@ -180,7 +185,7 @@ def taylor_rows(
     scale: float = 0.0,
     name: str = "tangent",
 ) -> tuple[tuple[Check, ...], tuple[str, ...]]:
-    """The rows `tangent`, `resolution`, `order`, `ratio`, and the table of steps.
+    """The rows `resolution`, `tangent`, `order`, `ratio`, and the table of steps.
 
     `scale` is a size of F'd below which it only falls by chance (scalar costs); 0 to take F'd as it is.
     """
@@ -200,34 +205,36 @@ def _derivative_rows(
 ) -> tuple[Check, Check]:
     """Tangent against differences in the worst array, and how well the differences resolve.
 
-    The limit of `resolution` gives way to rounding, which F cannot help, up to `BLIND`. An array that no step changes by
-    more than rounding, and whose tangent says the same, has nothing to resolve.
+    The limit of `resolution` gives way to rounding, which F cannot help, up to `BLIND`. An array that no step changes
+    by more than rounding, and whose tangent says the same, has nothing to resolve.
     """
     worst, coarse = (-np.inf, 0.0, limits.tangent, ""), (-np.inf, 0.0, limits.resolution)
     for leaf, where in enumerate(space.slices):
         derivative, found = differences.derivative[where], tangent[where]
-        size = max(rms(found), rms(derivative), scale)
+        size = float(np.nanmax([rms(found), rms(derivative), scale]))
         if not size > 0 or _is_still(differences, found, where, scale):
             continue
         error = float(np.max(np.abs(found - derivative), initial=0.0) / size)
-        resolved, rounding = float(differences.resolution[leaf] / size), float(differences.rounding[leaf] / size)
-        worst = max(worst, _against(error, max(limits.tangent, SAFETY * resolved), space.names[leaf]))
+        resolution, rounding = float(differences.resolution[leaf]), float(differences.rounding[leaf] / size)
+        worst = max(worst, _against(error, max(limits.tangent, SAFETY * resolution / size), space.names[leaf]))
+        rough = resolution > 30 * differences.rounding[leaf]
+        resolved = resolution / (max(rms(derivative), scale) if rough else size)
         coarse = max(coarse, _against(resolved, max(limits.resolution, min(30 * rounding, BLIND)))[:3])
     where = f" (worst in result{worst[3]})" if worst[3] else ""
     return (
-        Check(
-            name,
-            worst[1],
-            worst[2],
-            f"the tangent is not the derivative{where}: a term is missing, has a wrong factor, or is linearised at "
-            "another state",
-        ),
         Check(
             "resolution",
             coarse[1],
             coarse[2],
             "differences do not resolve the derivative, so this test cannot tell: F is too rough or too sensitive "
             "here; give a smaller `step`, a shorter run, or float64",
+        ),
+        Check(
+            name,
+            worst[1],
+            worst[2],
+            f"the {name} is not the derivative{where}: a term is missing, has a wrong factor, or is linearised at "
+            "another state",
         ),
     )
 
@@ -236,7 +243,7 @@ def _is_still(differences: Differences, tangent: np.ndarray, where: slice, scale
     """Neither the differences nor the tangent change this array beyond rounding at the largest step."""
     h, rounding = differences.steps[0], 4 * differences.eps * np.max(np.abs(differences.base[where]), initial=0.0)
     found = max(np.max(np.abs(change[where]), initial=0.0) for change in differences.changes)
-    return bool(max(found, h * rms(tangent), h * scale) <= rounding)
+    return bool(found <= rounding and h * rms(tangent) <= rounding and h * scale <= rounding)
 
 
 def _against(measured: float, limit: float, name: str = "") -> tuple[float, float, float, str]:
@@ -269,8 +276,9 @@ def _ratio_row(differences: Differences, tangent: np.ndarray, limits: Tolerances
     if not max(size, reference) > 0:
         return Check("ratio", 0.0, limits.ratio, meaning)
     changes = np.array([rms(change) / h for h, change in zip(differences.steps, differences.changes, strict=True)])
-    measured = np.min(np.abs(changes - rms(tangent))) / max(size, reference)
-    possible = np.min(np.abs(changes - rms(differences.derivative))) / max(size, reference)
+    best = np.argmin(np.abs(changes - rms(differences.derivative)))
+    measured = np.abs(changes[best] - rms(tangent)) / max(size, reference)
+    possible = np.abs(changes[best] - rms(differences.derivative)) / max(size, reference)
     possible += differences.noise / differences.steps[0] / max(size, reference)
     return Check("ratio", float(measured), float(max(limits.ratio, 5 * possible)), meaning)
 
