@@ -18,3 +18,106 @@ Where things are, from the data to the report:
 
 Start with `OptimalInterpolation` (linear operator, one time), `ThreeDVar` (any operator) or `StrongFourDVar` (a window).
 """
+
+import importlib.metadata
+
+from vardax.adjoints import AbstractAdjoint, ImplicitAdjoint, RecursiveCheckpointAdjoint
+from vardax.cycle import DACycle, DAState, SmootherCycle, VarDACycle, VarSmootherCycle
+from vardax.models import OptimalInterpolation, StrongFourDVar, ThreeDVar
+from vardax.obs_operators import (
+    CallableObs,
+    InterpObs,
+    LinearObs,
+    MaskedIdentity,
+    PointObs,
+    interp_obs_from_coords,
+    is_linear,
+)
+from vardax.posterior import LaplaceCovariance, Posterior
+from vardax.protocols import (
+    AnalysisStep,
+    CostFunction,
+    ForwardModel,
+    GradModulator,
+    LatentForwardModel,
+    LatentMap,
+    Minimiser,
+    ObservationOperator,
+    PosteriorAdapter,
+    Prior,
+    ReducedBasis,
+    TemporalPrior,
+)
+from vardax.types import (
+    Analysis,
+    Batch1D,
+    Batch2D,
+    Batch2DMultivar,
+    Batch3D,
+    ConvergenceError,
+    ConvergenceWarning,
+    Grid,
+    Observations,
+    Status,
+)
+from vardax.validation import (
+    adjoint_test,
+    covariance_test,
+    forward_model_test,
+    gradient_test,
+    observation_operator_test,
+    taylor_test,
+)
+
+__version__ = importlib.metadata.version("vardax")
+
+__all__ = [
+    "AbstractAdjoint",
+    "Analysis",
+    "AnalysisStep",
+    "Batch1D",
+    "Batch2D",
+    "Batch2DMultivar",
+    "Batch3D",
+    "CallableObs",
+    "ConvergenceError",
+    "ConvergenceWarning",
+    "CostFunction",
+    "DACycle",
+    "DAState",
+    "ForwardModel",
+    "GradModulator",
+    "Grid",
+    "ImplicitAdjoint",
+    "InterpObs",
+    "LaplaceCovariance",
+    "LatentForwardModel",
+    "LatentMap",
+    "LinearObs",
+    "MaskedIdentity",
+    "Minimiser",
+    "ObservationOperator",
+    "Observations",
+    "OptimalInterpolation",
+    "PointObs",
+    "Posterior",
+    "PosteriorAdapter",
+    "Prior",
+    "RecursiveCheckpointAdjoint",
+    "ReducedBasis",
+    "SmootherCycle",
+    "Status",
+    "StrongFourDVar",
+    "TemporalPrior",
+    "ThreeDVar",
+    "VarDACycle",
+    "VarSmootherCycle",
+    "adjoint_test",
+    "covariance_test",
+    "forward_model_test",
+    "gradient_test",
+    "interp_obs_from_coords",
+    "is_linear",
+    "observation_operator_test",
+    "taylor_test",
+]

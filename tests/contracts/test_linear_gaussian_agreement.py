@@ -16,11 +16,13 @@ import pytest
 import vardax.models
 from vardax.covariances import DenseCovariance
 from vardax.dynamics import DiscreteForward
+from vardax.models import AbstractAnalysisMethod
 from vardax.obs_operators import LinearObs
 from vardax.types import Batch1D
 
 N_STATE, N_OBS, N_SAMPLES = 7, 4, 3
-METHODS = [getattr(vardax.models, name) for name in vardax.models.__all__]
+EXPORTED = [getattr(vardax.models, name) for name in vardax.models.__all__]
+METHODS = [cls for cls in EXPORTED if issubclass(cls, AbstractAnalysisMethod) and cls is not AbstractAnalysisMethod]
 SLOT_RECIPES = {"forward", "obs_op", "prior_mean", "prior_cov_op", "obs_cov_op", "model_err_cov_op"}
 
 QUASI_NEWTON = {"default": lambda tol: None, "BFGS": lambda tol: optx.BFGS(tol, tol)}

@@ -29,7 +29,9 @@ COVARIANCES = {
     "matern-mixed": lambda: MaternLinearOperator((6, 5), 1.1, 2.0, 0.5, boundary=("periodic", "free")),
 }
 
-every_covariance = pytest.mark.parametrize("covariance", [make() for make in COVARIANCES.values()], ids=list(COVARIANCES))
+every_covariance = pytest.mark.parametrize(
+    "covariance", [make() for make in COVARIANCES.values()], ids=list(COVARIANCES)
+)
 
 
 def field(covariance, seed: int = 0):
@@ -96,7 +98,12 @@ def test_sample_covariance_within_its_sampling_error(covariance):
 @every_covariance
 @pytest.mark.parametrize(
     "solver",
-    [lx.CG(1e-6, 1e-6), lx.GMRES(1e-6, 1e-6), lx.AutoLinearSolver(well_posed=True), lx.AutoLinearSolver(well_posed=None)],
+    [
+        lx.CG(1e-6, 1e-6),
+        lx.GMRES(1e-6, 1e-6),
+        lx.AutoLinearSolver(well_posed=True),
+        lx.AutoLinearSolver(well_posed=None),
+    ],
     ids=["CG", "GMRES", "Auto", "Auto-unknown"],
 )
 def test_lineax_solves_with_it(covariance, solver):

@@ -53,8 +53,7 @@ def test_beyond_its_reach_the_correlation_is_negligible(nu):
     assert matern_correlation(reach - 1.0, nu) > 1e-6
 
 
-@pytest.mark.parametrize("nu", [0.0, -0.5, 1.0, 1.2, math.nan, "smooth", 2])
+@pytest.mark.parametrize("nu", [0.0, -0.5, 1.0, 1.2, math.nan])
 def test_a_smoothness_without_closed_form_is_refused(nu):
-    words = "beartype|`nu` is .*, expected 0.5, 1.5, 2.5, ... or infinity"
-    with pytest.raises((ValueError, TypeError), match=words):
+    with pytest.raises(ValueError, match="`nu` is .*, expected 0.5, 1.5, 2.5, ... or infinity"):
         matern_correlation(1.0, nu)

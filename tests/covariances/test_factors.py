@@ -59,7 +59,9 @@ def test_transposing_twice_gives_it_back(factor):
 def test_it_composes_and_adds_in_lineax(factor):
     product = factor @ factor.T
     matrix, v = np.asarray(factor.as_matrix()), jnp.arange(6.0).reshape(SHAPE)
-    np.testing.assert_allclose(ravel((2.0 * product + product).mv(v)), 3 * matrix @ matrix.T @ ravel(v), atol=100 * ATOL)
+    np.testing.assert_allclose(
+        ravel((2.0 * product + product).mv(v)), 3 * matrix @ matrix.T @ ravel(v), atol=100 * ATOL
+    )
     np.testing.assert_allclose(lx.materialise(product).as_matrix(), matrix @ matrix.T, atol=10 * ATOL)
 
 

@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from vardax.models.optimal_interpolation import OptimalInterpolation
 
 from vardax.covariances.dense import DenseCovariance
 from vardax.covariances.diagonal import DiagonalCovariance
 from vardax.cycle.filter import DACycle, VarDACycle
 from vardax.cycle.state import DAState
 from vardax.dynamics.discrete import DiscreteForward
+from vardax.models.optimal_interpolation import OptimalInterpolation
 from vardax.models.threedvar import ThreeDVar
 from vardax.obs_operators.linear import LinearObs
 from vardax.types import ConvergenceError, ConvergenceWarning

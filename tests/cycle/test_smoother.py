@@ -86,7 +86,9 @@ OVERLAPS = {
 CASES = [(overlap, False) for overlap in OVERLAPS] + [("two by two", True)]
 
 
-@pytest.mark.parametrize(("overlap", "reuse"), CASES, ids=lambda value: {True: "reuse", False: "once"}.get(value, value))
+@pytest.mark.parametrize(
+    ("overlap", "reuse"), CASES, ids=lambda value: {True: "reuse", False: "once"}.get(value, value)
+)
 def test_a_smoother_is_the_loop_written_out(overlap, reuse):
     window, stride = OVERLAPS[overlap]
     cycle = VarSmootherCycle(

@@ -112,11 +112,9 @@ def promised() -> set[str]:
 TO_COME = {
     "types": "LSTMState1D LSTMState2D",
     "primitives": """
-        obs_cost prior_cost model_error_cost variational_cost threedvar_cost incremental_cost
-        laplace_covariance gauss_newton_hessian gauss_newton_inner
+        incremental_cost laplace_covariance gauss_newton_hessian gauss_newton_inner
         incremental_outer variational_cost_latent obs_misfit_latent_seq latent_incremental_cost identity_latent_map
-        decode_jacobian
-        BLUECost ThreeDVarCost StrongConstraintCost WeakConstraintCost IncrementalCost FourDVarNetCost
+        decode_jacobian WeakConstraintCost IncrementalCost FourDVarNetCost
     """,
     "covariances": """
         DiffusionCovariance Exact Randomised KroneckerCovariance LowRankCovariance LocalizedEnsembleCovariance
@@ -130,9 +128,9 @@ TO_COME = {
     "dynamics": """
         ExternalForward DiffraxForward NeuralForward SoftBoundedForward
         Lorenz63 TwoLevelLorenz96 AdvectionDiffusion1D ShallowWater2D QuasiGeostrophic2D GaussianPlume
-        simulate_lorenz63 simulate_lorenz96
+        simulate_lorenz63
     """,
-    "adjoints": "OneStepAdjoint KStepAdjoint DirectAdjoint AbstractAdjoint to_optimistix_adjoint to_diffrax_adjoint",
+    "adjoints": "OneStepAdjoint KStepAdjoint DirectAdjoint to_optimistix_adjoint to_diffrax_adjoint",
     "models": """
         WeakFourDVar IncrementalFourDVar FourDVarNet FourDVarNet1D FourDVarNet2D FourDVarNet3D AmortizedPosterior
         LatentThreeDVar LatentStrongFourDVar LatentHybridFourDVar IncrementalConfig SolverConfig AmortizedConfig
@@ -141,13 +139,13 @@ TO_COME = {
     "priors": PAGE["priors ★"],
     "grad_mod": PAGE["grad_mod ★"],
     "posterior": """
-        LaplaceCovariance GaussNewtonHessian EnsembleCovariance LatentLaplaceCovariance GaussianMarkLikelihood
+        GaussNewtonHessian EnsembleCovariance LatentLaplaceCovariance GaussianMarkLikelihood
     """,
     "training": PAGE["training ★"],
     "amortized": PAGE["amortized ★"],
     "latent": PAGE["latent ★"],
     "persist": PAGE["persist"],
-    "cycle": "VarDACycle SmootherCycle VarSmootherCycle LatentDACycle EnsembleOfAnalyses EnsembleTransform",
+    "cycle": "LatentDACycle EnsembleOfAnalyses EnsembleTransform",
     "validation": "assert_posterior_agreement assert_adjoint_calibrated simulation_based_calibration",
     "experiments": "fit",
     "": PAGE[""],

@@ -173,7 +173,12 @@ def test_a_limit_can_be_set():
         (jnp.sin, None, ValueError, "`state` is missing"),
         ("H", jnp.ones(2), TypeError, "`op` is str, expected a matrix, a lineax operator"),
         (jnp.ones(3), None, ValueError, r"`op` is an array of shape \(3,\), expected a matrix"),
-        ((jnp.sin,), jnp.ones(2), TypeError, r"`op` is a tuple of 1, expected callables: \(function, tangent, adjoint\)"),
+        (
+            (jnp.sin,),
+            jnp.ones(2),
+            TypeError,
+            r"`op` is a tuple of 1, expected callables: \(function, tangent, adjoint\)",
+        ),
         (lambda x: np.sin(np.asarray(x)), jnp.ones(2), TypeError, "cannot be differentiated by JAX.*give the tuple"),
         (jnp.sin, jnp.ones(2, jnp.int32), TypeError, "`state` has dtype int32"),
         (lx.MatrixLinearOperator(jnp.ones((2, 3))), jnp.ones(2), ValueError, "`state` does not fit `op`"),

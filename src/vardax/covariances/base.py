@@ -11,6 +11,7 @@ from how a covariance is built (squares of a factor), not from its values, so it
 """
 
 import abc
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -50,7 +51,7 @@ class AbstractCovariance(lx.AbstractLinearOperator):
         """The dtype of the fields."""
 
     @abc.abstractmethod
-    def mv(self, vector: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+    def mv(self, vector: ArrayLike) -> Float[Array, "..."]:
         """B v, a field."""
 
     @abc.abstractmethod
@@ -69,7 +70,7 @@ class AbstractCovariance(lx.AbstractLinearOperator):
         """The matrix on row-major ravelled fields, for small sizes (`DENSE_LIMIT`)."""
 
     @abc.abstractmethod
-    def inv_mv(self, vector: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+    def inv_mv(self, vector: ArrayLike) -> Float[Array, "..."]:
         """B⁻¹ v, a field."""
 
     @abc.abstractmethod
@@ -77,7 +78,9 @@ class AbstractCovariance(lx.AbstractLinearOperator):
         """log|B|."""
 
     @abc.abstractmethod
-    def restrict(self, mask: ArrayLike, *, std: Float[ArrayLike, "..."] | None = None) -> AbstractRestriction:
+    def restrict(
+        self, mask: ArrayLike | Sequence[Any], *, std: ArrayLike | Sequence[Any] | None = None
+    ) -> AbstractRestriction:
         """The part of B between entries where `mask` is 1 (see `vardax.covariances.restriction`)."""
 
     def sample(self, key: PRNGKeyArray, n: int) -> Float[Array, "n ..."]:
@@ -93,14 +96,14 @@ class AbstractCovariance(lx.AbstractLinearOperator):
     def out_structure(self) -> jax.ShapeDtypeStruct:
         return self.in_structure()
 
-    def field(self, vector: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+    def field(self, vector: ArrayLike) -> Float[Array, "..."]:
         """`vector` as an array, after a check that it is a field of this covariance."""
         array = jnp.asarray(vector)
         require_structure(type(self).__name__, "vector", array, self.in_structure())
         return array
 
 
-def real_array(owner: str, name: str, x: ArrayLike, dtype: Any = None) -> Float[Array, "..."]:
+def real_array(owner: str, name: str, x: ArrayLike | Sequence[Any], dtype: Any = None) -> Float[Array, "..."]:
     """`x` as a floating-point array: its own float dtype, or `dtype`, or the default for numbers without one."""
     array = float_array(x)
     if not jnp.issubdtype(array.dtype, jnp.floating):

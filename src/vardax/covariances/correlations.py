@@ -11,7 +11,7 @@ from vardax.types import float_array
 __all__ = ["matern_correlation", "matern_of_square", "matern_reach", "require_matern_smoothness"]
 
 
-def matern_correlation(distance: Float[ArrayLike, "..."], nu: float = 1.5) -> Float[Array, "..."]:
+def matern_correlation(distance: ArrayLike, nu: float = 1.5) -> Float[Array, "..."]:
     """The Matérn correlation at a distance of r = d / length_scale, for ν = 1/2, 3/2, 5/2, ... or ∞.
 
         ρ(r) = 2^{1−ν}/Γ(ν) x^ν K_ν(x),  x = √(2ν) r

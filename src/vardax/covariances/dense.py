@@ -1,6 +1,7 @@
 """A covariance given by its matrix: B = L Lᵀ, factorised once when it is built."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -37,7 +38,9 @@ class DenseCovariance(AbstractCovariance):
 
     diagonal_matrix: ClassVar[bool] = False
 
-    def __init__(self, matrix: Float[ArrayLike, "..."], *, shape: tuple[int, ...] | None = None, dtype: Any = None):
+    def __init__(
+        self, matrix: ArrayLike | Sequence[Any], *, shape: int | Sequence[int] | None = None, dtype: Any = None
+    ):
         matrix = real_array("DenseCovariance", "matrix", matrix, dtype)
         self.field_shape = _field_shape(matrix.shape, shape)
         n = math.prod(self.field_shape)
@@ -51,7 +54,7 @@ class DenseCovariance(AbstractCovariance):
     def dtype(self) -> Any:
         return self.factor.dtype
 
-    def mv(self, vector: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+    def mv(self, vector: ArrayLike) -> Float[Array, "..."]:
         factor = self.half()
         return factor.mv(factor.transpose_mv(self.field(vector)))
 
@@ -64,7 +67,7 @@ class DenseCovariance(AbstractCovariance):
     def as_matrix(self) -> Float[Array, "n n"]:
         return jnp.matmul(self.factor, self.factor.T, precision=jax.lax.Precision.HIGHEST)
 
-    def inv_mv(self, vector: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+    def inv_mv(self, vector: ArrayLike) -> Float[Array, "..."]:
         self._require_definite("inv_mv")
         flat = jnp.ravel(self.field(vector))
         return jax.scipy.linalg.cho_solve((self.factor, True), flat).reshape(self.shape)
@@ -73,7 +76,9 @@ class DenseCovariance(AbstractCovariance):
         self._require_definite("logdet")
         return 2 * jnp.sum(jnp.log(jnp.diagonal(self.factor)))
 
-    def restrict(self, mask: ArrayLike, *, std: Float[ArrayLike, "..."] | None = None) -> DenseRestriction:
+    def restrict(
+        self, mask: ArrayLike | Sequence[Any], *, std: ArrayLike | Sequence[Any] | None = None
+    ) -> DenseRestriction:
         require_restrictable("DenseCovariance", self.in_size())
         return restrict_dense(self.as_matrix(), self.shape, mask, std)
 
@@ -117,7 +122,7 @@ def _semidefinite_root(owner: str, matrix: Float[Array, "n n"]) -> Float[Array, 
     return eigenvectors * jnp.sqrt(jnp.maximum(eigenvalues, 0))[None, :]
 
 
-def _field_shape(found: tuple[int, ...], shape: tuple[int, ...] | None) -> tuple[int, ...]:
+def _field_shape(found: tuple[int, ...], shape: int | Sequence[int] | None) -> tuple[int, ...]:
     """The field shape of a matrix of shape (*shape, *shape), or (n, n) with n the cells of `shape`."""
     half = len(found) // 2
     if len(found) == 0 or len(found) % 2 or found[:half] != found[half:]:

@@ -1,5 +1,6 @@
 """Uncorrelated errors: B = diag(variance), on fields of any shape."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
@@ -34,7 +35,7 @@ class DiagonalCovariance(AbstractCovariance):
 
     diagonal_matrix: ClassVar[bool] = True
 
-    def __init__(self, variance: Float[ArrayLike, "..."], *, dtype: Any = None):
+    def __init__(self, variance: ArrayLike | Sequence[Any], *, dtype: Any = None):
         self.variance = real_array("DiagonalCovariance", "variance", variance, dtype)
         values = concrete_values(self.variance)
         if values is not None and not np.all((values >= 0) & (values < np.inf)):
@@ -52,7 +53,7 @@ class DiagonalCovariance(AbstractCovariance):
     def dtype(self) -> Any:
         return self.variance.dtype
 
-    def mv(self, vector: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+    def mv(self, vector: ArrayLike) -> Float[Array, "..."]:
         return self.variance * self.field(vector)
 
     def half(self) -> lx.DiagonalLinearOperator:
@@ -64,7 +65,7 @@ class DiagonalCovariance(AbstractCovariance):
     def as_matrix(self) -> Float[Array, "n n"]:
         return jnp.diag(jnp.ravel(self.variance))
 
-    def inv_mv(self, vector: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+    def inv_mv(self, vector: ArrayLike) -> Float[Array, "..."]:
         self._require_invertible("inv_mv")
         return self.field(vector) / self.variance
 
@@ -72,7 +73,9 @@ class DiagonalCovariance(AbstractCovariance):
         self._require_invertible("logdet")
         return jnp.sum(jnp.log(self.variance))
 
-    def restrict(self, mask: ArrayLike, *, std: Float[ArrayLike, "..."] | None = None) -> DiagonalRestriction:
+    def restrict(
+        self, mask: ArrayLike | Sequence[Any], *, std: ArrayLike | Sequence[Any] | None = None
+    ) -> DiagonalRestriction:
         return restrict_diagonal(self.variance, mask, std)
 
     def _require_invertible(self, what: str) -> None:

@@ -17,6 +17,7 @@ the first one is seen from their values, which are not there while tracing.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -42,7 +43,7 @@ __all__ = ["diagonal", "half", "inv_mv", "logdet", "restrict", "sample"]
 Operator = lx.AbstractLinearOperator
 
 
-def half(op: Operator) -> Operator:
+def half(op: Any) -> Operator:
     """L with L Lᵀ = `op`, from a control (`L.in_structure()`) to a field.
 
     >>> half(lx.DiagonalLinearOperator(jnp.array([4.0, 9.0]))).mv(jnp.array([1.0, 1.0]))
@@ -70,7 +71,7 @@ def half(op: Operator) -> Operator:
     return DenseFactor(factorise("half", _matrix("half", op))[0], op.out_structure())
 
 
-def diagonal(op: Operator) -> PyTree[Array]:
+def diagonal(op: Any) -> PyTree[Array]:
     """The variances, with the structure of a field.
 
     >>> diagonal(lx.MatrixLinearOperator(jnp.array([[2.0, 1.0], [1.0, 3.0]])))
@@ -102,7 +103,7 @@ def diagonal(op: Operator) -> PyTree[Array]:
     return unravel(jnp.diagonal(_matrix("diagonal", op)), op.out_structure())
 
 
-def inv_mv(op: Operator, v: PyTree[ArrayLike]) -> PyTree[Array]:
+def inv_mv(op: Any, v: PyTree[ArrayLike]) -> PyTree[Array]:
     """`op`⁻¹ v. No analysis needs it: `half` is enough.
 
     >>> inv_mv(lx.DiagonalLinearOperator(jnp.array([4.0, 2.0])), jnp.array([4.0, 4.0]))
@@ -130,7 +131,7 @@ def inv_mv(op: Operator, v: PyTree[ArrayLike]) -> PyTree[Array]:
     return unravel(jax.scipy.linalg.cho_solve((_cholesky("inv_mv", op), True), ravel(v)), op.out_structure())
 
 
-def logdet(op: Operator) -> Float[Array, ""]:
+def logdet(op: Any) -> Float[Array, ""]:
     """log|`op`|.
 
     >>> logdet(lx.DiagonalLinearOperator(jnp.array([1.0, 1.0])))
@@ -156,7 +157,7 @@ def logdet(op: Operator) -> Float[Array, ""]:
     return 2 * jnp.sum(jnp.log(jnp.diagonal(_cholesky("logdet", op))))
 
 
-def sample(op: Operator, key: PRNGKeyArray, n: int) -> PyTree[Array]:
+def sample(op: Any, key: PRNGKeyArray, n: int) -> PyTree[Array]:
     """`n` fields drawn from N(0, `op`), stacked on axis 0 of each leaf.
 
     >>> sample(lx.DiagonalLinearOperator(jnp.array([4.0, 9.0])), jax.random.key(0), 5).shape
@@ -166,7 +167,7 @@ def sample(op: Operator, key: PRNGKeyArray, n: int) -> PyTree[Array]:
 
 
 def restrict(
-    op: Operator, mask: Float[ArrayLike, "..."], *, std: Float[ArrayLike, "..."] | None = None
+    op: Any, mask: ArrayLike | Sequence[Any], *, std: ArrayLike | Sequence[Any] | None = None
 ) -> AbstractRestriction:
     """The observed part of an observation-error covariance, factorised once (see `vardax.covariances.restriction`).
 
@@ -207,7 +208,7 @@ def _operator(owner: str, op: Any) -> Operator:
     return op
 
 
-def _own(op: Operator, name: str) -> Any:
+def _own(op: Any, name: str) -> Any:
     """The method of that name, if the operator has one: all covariances of vardax do."""
     method = getattr(op, name, None)
     return method if callable(method) else None

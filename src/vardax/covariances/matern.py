@@ -108,7 +108,7 @@ class MaternLinearOperator(AbstractCovariance):
         """
         return self.amplitude**2
 
-    def mv(self, vector: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+    def mv(self, vector: ArrayLike) -> Float[Array, "..."]:
         return apply_spectrum(self.spectrum(), self.field(vector), self.domain_shape, self.shape)
 
     def half(self) -> SpectralFactor:
@@ -126,7 +126,7 @@ class MaternLinearOperator(AbstractCovariance):
             lags.append(np.expand_dims(lag, others))
         return self._row()[tuple(lags)].reshape(self.in_size(), self.in_size())
 
-    def inv_mv(self, vector: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+    def inv_mv(self, vector: ArrayLike) -> Float[Array, "..."]:
         """B⁻¹ v: exact on a periodic box, otherwise iterative.
 
         With a free boundary: conjugate gradients preconditioned by the inverse on the padded box, to a relative
@@ -173,7 +173,9 @@ class MaternLinearOperator(AbstractCovariance):
         rest, error = lanczos_logdet(whitened, self.in_structure(), key, n_probes=n_probes, n_steps=n_steps)
         return self.in_size() * spectral_mean(jnp.log(nearest), self.shape) + rest, error
 
-    def restrict(self, mask: ArrayLike, *, std: Float[ArrayLike, "..."] | None = None) -> DenseRestriction:
+    def restrict(
+        self, mask: ArrayLike | Sequence[Any], *, std: ArrayLike | Sequence[Any] | None = None
+    ) -> DenseRestriction:
         require_restrictable("MaternLinearOperator", self.in_size())
         return restrict_dense(self.as_matrix(), self.shape, mask, std)
 

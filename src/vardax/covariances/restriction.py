@@ -14,6 +14,8 @@ Cholesky up to `RESTRICT_LIMIT` entries and refused beyond.
 """
 
 import abc
+from collections.abc import Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -95,7 +97,7 @@ class DenseRestriction(AbstractRestriction):
 
 
 def restrict_diagonal(
-    variance: Float[Array, "..."], mask: ArrayLike, std: Float[ArrayLike, "..."] | None = None
+    variance: Float[Array, "..."], mask: ArrayLike | Sequence[Any], std: ArrayLike | Sequence[Any] | None = None
 ) -> DiagonalRestriction:
     """The restriction of R = diag(variance), or of diag(std²) when `std` is given.
 
@@ -112,8 +114,8 @@ def restrict_diagonal(
 def restrict_dense(
     matrix: Float[Array, "n n"],
     shape: tuple[int, ...],
-    mask: ArrayLike,
-    std: Float[ArrayLike, "..."] | None = None,
+    mask: ArrayLike | Sequence[Any],
+    std: ArrayLike | Sequence[Any] | None = None,
 ) -> DenseRestriction:
     """The restriction of R given by its matrix on ravelled entries; `std` replaces its standard deviations.
 
@@ -147,14 +149,14 @@ def _triangular(factor: Array, vector: Array, transposed: bool = False) -> Array
     return jax.scipy.linalg.solve_triangular(factor, vector, trans=int(transposed), lower=True)
 
 
-def _mask(mask: ArrayLike, shape: tuple[int, ...], dtype: jnp.dtype) -> Float[Array, "..."]:
+def _mask(mask: ArrayLike | Sequence[Any], shape: tuple[int, ...], dtype: jnp.dtype) -> Float[Array, "..."]:
     mask = jnp.asarray(mask)
     if mask.shape != tuple(shape):
         raise ValueError(f"restrict: `mask` has shape {mask.shape}, expected {tuple(shape)}, the shape of R's fields.")
     return (mask != 0).astype(dtype)
 
 
-def _std(std: ArrayLike, shape: tuple[int, ...], dtype: jnp.dtype) -> Float[Array, "..."]:
+def _std(std: ArrayLike | Sequence[Any], shape: tuple[int, ...], dtype: jnp.dtype) -> Float[Array, "..."]:
     std = float_array(std)
     if std.shape != tuple(shape):
         raise ValueError(f"restrict: `std` has shape {std.shape}, expected {tuple(shape)}, the shape of R's fields.")

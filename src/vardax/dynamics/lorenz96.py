@@ -52,7 +52,7 @@ def _neighbour(x: Array, offset: int) -> Array:
 
 
 def largest_stable_dt(forcing: float) -> float:
-    """The longest time step that is accepted with this forcing: 0.9 / (1 + |F| + F^2 / 150), 0.096 for F = 8.
+    """The longest time step that is accepted with this forcing: 0.9 / (1 + |F| + F^2 / 150), at most 0.5.
 
     Fitted below the steps at which runs of 20,000 steps from F + N(0, 1) first blow up, F from -8 to 64 (0.12 for
     F = 8, 0.059 for 16, 0.027 for 32, 0.011 for 64); states far off the attractor may need shorter steps.
@@ -60,7 +60,7 @@ def largest_stable_dt(forcing: float) -> float:
     >>> round(largest_stable_dt(8.0), 4)
     0.0955
     """
-    return 0.9 / (1.0 + abs(forcing) + forcing**2 / 150.0)
+    return min(0.5, 0.9 / (1.0 + abs(forcing) + forcing**2 / 150.0))
 
 
 class Lorenz96(eqx.Module):

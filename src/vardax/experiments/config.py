@@ -82,7 +82,7 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         return value
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise _wrong(path, value, "a list")
+            raise _wrong(path, value, 'a list, such as ["a", "b"]')
         return tuple(_convert(typing.get_args(hint)[0], item, f"{path}[{k}]") for k, item in enumerate(value))
     if origin in (types.UnionType, typing.Union):
         return value if value is None else _convert(typing.get_args(hint)[0], value, path)

@@ -35,7 +35,7 @@ class Lorenz96Config:
     xB: float = setting(0.02, "B = xB times the covariance of the truth, for the cycled methods")
     cycles: int = setting(10_000, "observation times")
     burn_in: float = setting(20.0, "time before which nothing is scored")
-    seed: int = setting(3000, "of the truth and of the observation errors")
+    seed: int = setting(0, "of the truth and of the observation errors")
     precision: Literal["float32", "float64"] = setting("float64", "of all arrays")
     methods: tuple[str, ...] = setting((), "names of methods to run; empty for all")
 

@@ -110,22 +110,28 @@ def _write_netcdf(path: pathlib.Path, name: str, settings: str, results: Results
 
 def _write_figures(folder: pathlib.Path, name: str, results: Results) -> None:
     from vardax.plotting.fields import truth_analysis_error
-    from vardax.plotting.scores import score_bars, score_through_time
+    from vardax.plotting.scores import score_ranking, score_through_time
     from vardax.plotting.style import panels
 
     scores = {score.name: score for score in results.scores}
     start = results.time[results.first_scored]
 
-    figure, axes = panels(size=(9, 4.6))
+    figure, axes = panels(size=(9, 4.8))
     smooth = max(len(results.time) // 100, 1)
     label = f"analysis RMSE, mean over {smooth} times" if smooth > 1 else "analysis RMSE"
-    score_through_time(axes[0, 0], results.time, results.rmse, burn_in=start, smooth=smooth, label=label)
+    noise = float(np.sqrt(np.mean((results.observations - results.truth) ** 2)))
+    reference = (noise, "error of the observations")
+    score_through_time(
+        axes[0, 0], results.time, results.rmse, burn_in=start, reference=reference, smooth=smooth, label=label
+    )
+    axes[0, 0].set_title(f"{name}: error through time", loc="left", fontsize=11, pad=18)
     figure.savefig(folder / "rmse.png")
 
-    figure, axes = panels(size=(8, 0.9 + 0.5 * len(scores)))
+    figure, axes = panels(size=(8, 1.5 + 0.42 * len(scores)))
     expected = {score.name: score.expected for score in results.scores if score.expected is not None}
     half_widths = {score.name: score.rmse_half_width for score in results.scores}
-    score_bars(axes[0, 0], {n: s.rmse for n, s in scores.items()}, half_widths, expected=expected)
+    score_ranking(axes[0, 0], {n: s.rmse for n, s in scores.items()}, half_widths, expected=expected)
+    axes[0, 0].set_title(f"{name}: time mean with 95 % interval", loc="left", fontsize=11)
     figure.savefig(folder / "scores.png")
 
     best = min(results.estimates, key=lambda e: np.nan_to_num(scores[e.row.name].rmse, nan=np.inf))

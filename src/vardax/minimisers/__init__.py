@@ -1,11 +1,36 @@
 """The control-space problem and what solves it.
 
-`ControlSpaceProblem` (one sample) and `BatchedProblem` are what every method poses; `minimise` and `iterate` run any
-optimistix solver on them; the transforms `Identity`, `Exp`, `Softplus` keep states positive.
+`ControlSpaceProblem` (one sample) and `BatchedProblem` are what every method poses: a background, `ObservedEntries` with
+their restricted R, B^{1/2}, and `Snapshot` or `Window`, which predict observations from a state. `minimise` and
+`iterate` run any optimistix solver on them, wrapped in a `RecordingSolver`; `solve_blue_problem` solves the
+linear-Gaussian ones directly. The transforms `Identity`, `Exp`, `Softplus` keep states positive.
 """
 
+from vardax.minimisers.blue import solve_blue_problem
+from vardax.minimisers.closed_form import NormalFactor
+from vardax.minimisers.lbfgs import LimitedMemoryBFGS, RoundingArmijo
 from vardax.minimisers.minimise import iterate, minimise
-from vardax.minimisers.problem import BatchedProblem, ControlSpaceProblem
+from vardax.minimisers.observed import ObservedEntries, ObservedSamples
+from vardax.minimisers.problem import BatchedProblem, ControlSpaceProblem, Snapshot, Window
+from vardax.minimisers.recording import Record, RecordingSolver
 from vardax.minimisers.transforms import Exp, Identity, Softplus
 
-__all__ = ["BatchedProblem", "ControlSpaceProblem", "Exp", "Identity", "Softplus", "iterate", "minimise"]
+__all__ = [
+    "BatchedProblem",
+    "ControlSpaceProblem",
+    "Exp",
+    "Identity",
+    "LimitedMemoryBFGS",
+    "NormalFactor",
+    "ObservedEntries",
+    "ObservedSamples",
+    "Record",
+    "RecordingSolver",
+    "RoundingArmijo",
+    "Snapshot",
+    "Softplus",
+    "Window",
+    "iterate",
+    "minimise",
+    "solve_blue_problem",
+]

@@ -2,10 +2,13 @@
 
 `OptimalInterpolation` (linear operator, closed form), `ThreeDVar` (any operator, one time), `StrongFourDVar` (a window
 under a model). Each has `model(batch)`, `analyse`, `analyse_one`, `iterate`, `posterior`, `with_`, `as_analysis_step`.
+`AbstractAnalysisMethod` is what a method subclasses, `MethodAnalysisStep` a method as the update of a cycle.
 """
 
+from vardax.models.analysis_step import MethodAnalysisStep
+from vardax.models.method import AbstractAnalysisMethod
 from vardax.models.optimal_interpolation import OptimalInterpolation
 from vardax.models.strong_fourdvar import StrongFourDVar
 from vardax.models.threedvar import ThreeDVar
 
-__all__ = ["OptimalInterpolation", "StrongFourDVar", "ThreeDVar"]
+__all__ = ["AbstractAnalysisMethod", "MethodAnalysisStep", "OptimalInterpolation", "StrongFourDVar", "ThreeDVar"]

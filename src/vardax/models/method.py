@@ -10,20 +10,20 @@ import abc
 import dataclasses
 import difflib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 from jaxtyping import Array, PyTree
 
 from vardax.minimisers.minimise import iterate
-from vardax.minimisers.observed import ObservedSamples, as_window, read_samples
+from vardax.minimisers.observed import as_window, read_samples
 from vardax.minimisers.problem import BatchedProblem, ControlSpaceProblem
 from vardax.minimisers.transforms import Identity
+from vardax.models.analysis_step import MethodAnalysisStep
 from vardax.models.boundary import (
     as_state,
     assemble,
@@ -35,9 +35,9 @@ from vardax.models.boundary import (
 )
 from vardax.posterior.laplace import LaplaceCovariance
 from vardax.posterior.posterior import Posterior
-from vardax.types import Analysis, ConvergenceError, ConvergenceWarning, float_array, observed_entries
+from vardax.types import Analysis, ConvergenceError, ConvergenceWarning, float_array
 
-__all__ = ["AbstractAnalysisMethod", "MethodAnalysisStep"]
+__all__ = ["AbstractAnalysisMethod"]
 
 
 MethodT = TypeVar("MethodT", bound="AbstractAnalysisMethod")
@@ -142,7 +142,7 @@ class AbstractAnalysisMethod(eqx.Module):
                 raise TypeError(f"{type(self).__name__}.with_: unknown slot `{name}`; it has {', '.join(names)}.{hint}")
         return dataclasses.replace(self, **slots) if slots else self
 
-    def as_analysis_step(self) -> "MethodAnalysisStep":
+    def as_analysis_step(self) -> MethodAnalysisStep:
         """This method as the update of a cycle: (forecast, obs, *, obs_op, obs_err_cov) -> analysis."""
         return MethodAnalysisStep(self)
 
@@ -217,39 +217,3 @@ def _add_sample_axis(name: str, value: Any) -> Any:
         return value
     tree = value.control if isinstance(value, Analysis) else value
     return jax.tree.map(lambda leaf: float_array(leaf)[None], tree)
-
-
-class MethodAnalysisStep(eqx.Module):
-    """A method as the update of a cycle, on one state without a batch axis.
-
-    The forecast is the background. `obs` is one array, or a list of arrays for a window whose entry 0 is valid at the
-    forecast time; NaN means missing. `obs_op` and `obs_err_cov` replace the method's own unless they are None. The
-    result is the state that the cycle carries on: the analysis, or its model state at the end of the window.
-    """
-
-    method: AbstractAnalysisMethod
-
-    def __call__(self, forecast: PyTree[Array], obs: Any, *, obs_op: Any = None, obs_err_cov: Any = None) -> Any:
-        analysis = self.analyse(forecast, obs, obs_op=obs_op, obs_err_cov=obs_err_cov)
-        if analysis.trajectory is None:
-            return analysis.state
-        return jax.tree.map(lambda x: x[-1], analysis.trajectory)
-
-    def analyse(
-        self, forecast: PyTree[Array], obs: Any, *, obs_op: Any = None, obs_err_cov: Any = None
-    ) -> Analysis:
-        """The `Analysis` behind the step."""
-        entries = list(obs) if isinstance(obs, Sequence) else [obs]
-        value, mask = observed_entries(jnp.stack([float_array(entry) for entry in entries]))
-        overrides = {"background": forecast}
-        if obs_op is not None and obs_op is not self.method.obs_op:
-            overrides["obs_op"] = obs_op
-        if obs_err_cov is not None:
-            overrides["obs_cov_op"] = obs_err_cov
-        window = ObservedSamples(value=value[None], mask=mask[None])
-        analysis = self.method.analyse(window, **overrides)
-        return jax.tree.map(lambda a: a[0] if eqx.is_array(a) else a, analysis)
-
-    def problem(self, batch: Any) -> BatchedProblem:
-        """The method's control-space problem of a batch."""
-        return self.method.problem(batch)

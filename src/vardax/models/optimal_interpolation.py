@@ -18,8 +18,7 @@ import equinox as eqx
 import lineax as lx
 from jaxtyping import Array, PyTree
 
-from vardax.minimisers.closed_form import closed_form_analysis, is_dense_case
-from vardax.minimisers.minimise import default_tolerance
+from vardax.minimisers.blue import solve_blue_problem
 from vardax.minimisers.problem import ControlSpaceProblem, Snapshot
 from vardax.models.boundary import as_state, check_covariance
 from vardax.models.method import AbstractAnalysisMethod
@@ -59,7 +58,4 @@ class OptimalInterpolation(AbstractAnalysisMethod):
         return Snapshot(self.obs_op)
 
     def solve(self, problem: ControlSpaceProblem, start: PyTree[Array] | None) -> Analysis:
-        tol = default_tolerance(problem.observed.value.dtype) if self.tol is None else self.tol
-        if is_dense_case(problem):
-            return closed_form_analysis(problem, tol)
-        raise NotImplementedError
+        return solve_blue_problem(problem, self.tol, self.max_steps, start)

@@ -67,7 +67,7 @@ class InterpObs(eqx.Module):
         periodic: int | Sequence[int] | Mapping[int, float] = (),
         outside: str = "error",
     ):
-        grid = grid_coords if isinstance(grid_coords, Grid) else Grid([jnp.asarray(axis) for axis in _as_axes(grid_coords)])
+        grid = grid_coords if isinstance(grid_coords, Grid) else Grid(_as_axes(grid_coords))
         if not 1 <= grid.ndim <= 3:
             raise ValueError(f"InterpObs: `grid_coords` has {grid.ndim} axes, expected one to three.")
         if order not in (0, 1):
@@ -178,7 +178,7 @@ class _Cell(eqx.Module):
 
 
 def _locate(axis: Array, position: Array, period: Array | None) -> _Cell:
-    dtype = jnp.promote_types(axis.dtype, position.dtype)
+    dtype = max(axis.dtype, position.dtype, key=lambda each: jnp.finfo(each).bits)
     axis, position, n = axis.astype(dtype), position.astype(dtype), axis.shape[0]
     direction = jnp.where(axis[-1] < axis[0], -1, 1).astype(dtype)
     points, position = direction * axis, direction * position
@@ -238,11 +238,11 @@ def _row_major(indices: list[Array], shape: tuple[int, ...]) -> Array:
     return flat
 
 
-def _as_axes(grid_coords: Any) -> Sequence[Any]:
-    """A single axis may be given bare."""
-    if isinstance(grid_coords, jax.Array | np.ndarray) and grid_coords.ndim == 1:
-        return [grid_coords]
-    return [grid_coords] if all(np.ndim(axis) == 0 for axis in grid_coords) else grid_coords
+def _as_axes(grid_coords: Any) -> list[Array]:
+    """The axes as arrays; a single one may be given bare."""
+    array_of_one = isinstance(grid_coords, jax.Array | np.ndarray) and grid_coords.ndim == 1
+    bare = array_of_one or all(np.ndim(axis) == 0 for axis in grid_coords)
+    return [jnp.asarray(axis) for axis in ([grid_coords] if bare else grid_coords)]
 
 
 def _periods(

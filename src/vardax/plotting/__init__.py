@@ -10,7 +10,7 @@ except ImportError as error:
     raise ImportError("figures need matplotlib: pip install 'vardax[plot]'") from error
 
 from vardax.plotting.fields import hovmoller, truth_analysis_error
-from vardax.plotting.scores import score_bars, score_through_time
+from vardax.plotting.scores import score_ranking, score_through_time
 from vardax.plotting.style import colour_of, panels
 
-__all__ = ["colour_of", "hovmoller", "panels", "score_bars", "score_through_time", "truth_analysis_error"]
+__all__ = ["colour_of", "hovmoller", "panels", "score_ranking", "score_through_time", "truth_analysis_error"]

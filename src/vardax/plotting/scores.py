@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from vardax.plotting.style import INK, colour_of
 
-__all__ = ["running_mean", "score_bars", "score_through_time"]
+__all__ = ["running_mean", "score_ranking", "score_through_time"]
 
 
 def running_mean(values: Any, width: int) -> np.ndarray:
@@ -31,13 +32,14 @@ def score_through_time(
     scores: Mapping[str, Any],
     *,
     burn_in: float | None = None,
+    reference: tuple[float, str] | None = None,
     smooth: int = 1,
     label: str = "analysis RMSE",
     time_label: str = "time",
 ) -> Axes:
     """One line per name on a logarithmic scale, labelled at its end: its running mean over `smooth` values.
 
-    The time before `burn_in`, which is not scored, is shaded.
+    The time before `burn_in`, which is not scored, is shaded. `reference` is a level to compare with and its name.
     """
     time = np.asarray(time)
     ends = {}
@@ -46,12 +48,16 @@ def score_through_time(
         ax.plot(time, mean, color=colour, lw=1.6, label=name, solid_capstyle="round")
         ends[name] = float(np.nanmean(mean[-max(len(mean) // 4, 1) :]))
     ax.set_yscale("log")
-    plain_log_labels(ax)
+    plain_log_labels(ax.yaxis)
     if burn_in is not None and burn_in > time[0]:
         ax.axvspan(time[0], min(burn_in, time[-1]), color="#f1f1f1", zorder=0, lw=0)
         ax.text(
             burn_in, 1.01, "scored from here  ▸", transform=ax.get_xaxis_transform(), fontsize=8, color=INK, va="bottom"
         )
+    if reference is not None:
+        ax.axhline(reference[0], color=INK, lw=1, ls=(0, (2, 3)), zorder=1)
+        where = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "ha": "right", "va": "bottom"}
+        ax.annotate(reference[1], (0.995, reference[0]), (0, 2), fontsize=8, color=INK, **where)
     ax.set_xlim(time[0], time[-1])
     _label_ends(ax, ends, list(scores))
     ax.set_xlabel(time_label)
@@ -61,11 +67,12 @@ def score_through_time(
     return ax
 
 
-def plain_log_labels(ax: Axes) -> None:
+def plain_log_labels(axis: Axis) -> Axis:
     """0.2, 0.5, 1, 2, 5 instead of powers of ten."""
-    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.yaxis.set_minor_formatter(NullFormatter())
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+    return axis
 
 
 def _label_ends(ax: Axes, ends: Mapping[str, float], names: list[str]) -> None:
@@ -88,7 +95,7 @@ def _label_ends(ax: Axes, ends: Mapping[str, float], names: list[str]) -> None:
         )
 
 
-def score_bars(
+def score_ranking(
     ax: Axes,
     scores: Mapping[str, float],
     half_widths: Mapping[str, float] | None = None,
@@ -96,26 +103,27 @@ def score_bars(
     expected: Mapping[str, float] | None = None,
     label: str = "analysis RMSE",
 ) -> Axes:
-    """A bar per name, longest first, with its value, its interval, and a tick where the score is expected."""
+    """A dot per name on a logarithmic axis, worst first, with interval, value, and a tick where it is expected."""
     names = sorted(scores, key=lambda name: -scores[name] if np.isfinite(scores[name]) else -np.inf)
-    order = list(scores)
-    values = np.array([scores[name] for name in names], dtype=float)
-    reach = np.nanmax(values)
+    half_widths, expected = half_widths or {}, expected or {}
     for row, name in enumerate(names):
-        half = (half_widths or {}).get(name, 0.0)
-        ax.barh(
-            row, scores[name], color=colour_of(name, order), height=0.62, xerr=half, error_kw={"lw": 1, "ecolor": INK}
-        )
-        text = f"{scores[name]:.3f} ± {half:.3f}" if half else f"{scores[name]:.3f}"
-        ax.text(scores[name] + half + 0.015 * reach, row, text, va="center", fontsize=9, color=INK)
-        if expected and name in expected:
-            ax.plot([expected[name]] * 2, [row - 0.42, row + 0.42], color="black", lw=2, solid_capstyle="butt")
-    if expected and set(expected) & set(names):
-        ax.plot([], [], color="black", lw=2, label="expected")
-        ax.legend(frameon=False, fontsize=9, loc="lower right")
+        value, half, colour = scores[name], half_widths.get(name, 0.0), colour_of(name, list(scores))
+        ax.errorbar(value, row, xerr=half or None, fmt="o", color=colour, ms=9, lw=2, capsize=0, zorder=3)
+        if name in expected:
+            ax.plot([expected[name]] * 2, [row - 0.3, row + 0.3], color=INK, lw=1.6, solid_capstyle="butt", zorder=4)
+        text = f"{value:.3f} ± {half:.3f}" if half else f"{value:.3f}"
+        ax.annotate(text, (1.02, row), xycoords=("axes fraction", "data"), va="center", fontsize=9, color=INK)
+    if set(expected) & set(names):
+        ax.plot([], [], color=INK, lw=1.6, marker="", label="expected")
+        ax.legend(frameon=False, fontsize=9, loc="upper left", handlelength=1.2)
+    ax.set_xscale("log")
+    plain_log_labels(ax.xaxis)
     ax.set_yticks(range(len(names)), names)
-    ax.set_ylim(len(names) - 0.4, -0.6)
-    ax.set_xlim(0, 1.22 * reach)
+    ax.set_ylim(len(names) - 0.5, -0.5)
+    ax.margins(x=0.08)
     ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+    ax.grid(color="#e6e6e6", lw=0.8)
+    ax.set_axisbelow(True)
     ax.set_xlabel(label)
     return ax

@@ -149,7 +149,12 @@ class _Offers:
     def half(self) -> Any:
         if self.given_half is not None:
             return self.given_half
-        return self.attempt("square root", lambda: half_of(self.operator))
+        if own := self.own("half"):
+            return self.attempt("square root", own)
+        operator = self.operator
+        if not isinstance(operator, lx.AbstractLinearOperator):
+            operator = lx.FunctionLinearOperator(operator.mv, operator.in_structure(), lx.positive_semidefinite_tag)
+        return self.attempt("square root", lambda: half_of(operator))
 
     def restriction(self, observed: np.ndarray) -> Any:
         mask = self.space.tree(observed.astype(np.float64))

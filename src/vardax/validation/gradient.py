@@ -95,6 +95,9 @@ def _total(values: Any) -> float:
 
 
 def _subject(cost: Any, x: PyTree, batch: Any, rng: np.random.Generator) -> _Cost:
+    for one in batch if isinstance(batch, list | tuple) else [batch]:
+        if one is not None:
+            _entries(one)
     if hasattr(cost, "problem"):
         if batch is None:
             raise ValueError(f"`batch` is missing; {type(cost).__name__} poses its problem for a batch.")
@@ -216,9 +219,7 @@ def _two_fillings(batch: Any, rng: np.random.Generator) -> tuple[Any, Any]:
     if isinstance(batch, list | tuple):
         pairs = [_two_fillings(one, rng) for one in batch]
         return [first for first, _ in pairs], [second for _, second in pairs]
-    names = next((names for names in (("input", "mask"), ("value", "valid")) if hasattr(batch, names[0])), None)
-    if names is None or not hasattr(batch, names[1]):
-        raise TypeError(f"`batch` is {type(batch).__name__}, expected `input` and `mask`, or `value` and `valid`.")
+    names = _entries(batch)
     values, mask = (np.asarray(getattr(batch, name)) for name in names)
     kept = (mask != 0) & (rng.random(mask.shape) < 2 / 3)
     observed = np.where(kept, values, 0).astype(values.dtype)
@@ -226,6 +227,14 @@ def _two_fillings(batch: Any, rng: np.random.Generator) -> tuple[Any, Any]:
     filled = np.where(kept, values, garbage).astype(values.dtype)
     replace = lambda numbers: _replaced(batch, names, numbers, kept.astype(mask.dtype))  # noqa: E731
     return replace(observed), replace(filled)
+
+
+def _entries(batch: Any) -> tuple[str, str]:
+    """Where a batch keeps its values and its mask."""
+    for names in (("input", "mask"), ("value", "valid")):
+        if all(hasattr(batch, name) for name in names):
+            return names
+    raise TypeError(f"`batch` is {type(batch).__name__}, expected `input` and `mask`, or `value` and `valid`.")
 
 
 def _replaced(batch: Any, names: tuple[str, str], values: np.ndarray, mask: np.ndarray) -> Any:

@@ -107,7 +107,10 @@ class Space:
         if treedef != self.treedef:
             return f"found the structure {treedef}, expected {self.treedef}"
         for name, leaf, shape, dtype in zip(self.names, leaves, self.shapes, self.dtypes, strict=True):
-            found = jnp.asarray(leaf)
+            try:
+                found = jnp.asarray(leaf)
+            except TypeError:
+                return f"found {name}{type(leaf).__name__}, expected {name}{dtype}{list(shape)}"
             if found.shape != shape or found.dtype != dtype:
                 return f"found {name}{found.dtype}{list(found.shape)}, expected {name}{dtype}{list(shape)}"
         return ""
