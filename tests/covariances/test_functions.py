@@ -91,7 +91,7 @@ def operators() -> dict[str, lx.AbstractLinearOperator]:
         ),
         "scaled": 2.0 * dense,
         "divided": weights / 3.0,
-        "negated twice": -(-dense),
+        "negated twice": lx.NegLinearOperator(lx.NegLinearOperator(dense)),
         "sum": dense + weights,
         "sum of scaled": 0.5 * dense + weights / 2.0 + lx.IdentityLinearOperator(structure),
         "sum of diagonals": weights + lx.IdentityLinearOperator(structure),

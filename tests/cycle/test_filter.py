@@ -10,7 +10,7 @@ import pytest
 
 from vardax.covariances.dense import DenseCovariance
 from vardax.covariances.diagonal import DiagonalCovariance
-from vardax.cycle.filter import DACycle, VarDACycle
+from vardax.cycle.filter import DACycle, VarDACycle, positive_count
 from vardax.cycle.state import DAState
 from vardax.dynamics.discrete import DiscreteForward
 from vardax.models.optimal_interpolation import OptimalInterpolation
@@ -280,7 +280,7 @@ BAD = {
         "ended before entry 1",
     ),
     "no cycles": (lambda: gain_cycle(n_steps=0), "`n_steps` is 0, expected a whole number of at least 1"),
-    "half a cycle": (lambda: gain_cycle(n_steps=1.5), "`n_steps` is 1.5"),
+    "half a cycle": (lambda: positive_count("n_steps", 1.5), "`n_steps` is 1.5"),
     "an analysis of another shape": (
         lambda: DACycle(forward(), None, wrong_shape, obs_source=Y)(START),
         r"the analysis is float\d+\[2\], expected float\d+\[3\]",

@@ -11,22 +11,22 @@ from vardax.data import dataset as module
 from vardax.data.dataset import Variable, load_dataset, save_dataset, to_dataset
 
 TIME = Variable(("time",), [0.0, 0.5, 1.0], "days", "time of the analysis")
-NAME = Variable(("method",), ["first", "second"])
+NAME = Variable(("scheme",), ["first", "second"])
 
 
 def example():
     values = jnp.arange(6.0).reshape(2, 3).at[1, 2].set(jnp.nan)
-    variables = {"analysis": Variable(("method", "time"), values, "K", "temperature")}
-    return to_dataset(variables, {"time": TIME, "method": NAME}, {"title": "two runs"})
+    variables = {"analysis": Variable(("scheme", "time"), values, "K", "temperature")}
+    return to_dataset(variables, {"time": TIME, "scheme": NAME}, {"title": "two runs"})
 
 
 def test_names_units_and_attributes_are_there():
     dataset = example()
-    assert dict(dataset.sizes) == {"time": 3, "method": 2}
+    assert dict(dataset.sizes) == {"time": 3, "scheme": 2}
     assert dataset.analysis.attrs == {"units": "K", "long_name": "temperature"}
     assert dataset.time.attrs == {"units": "days", "long_name": "time of the analysis"}
-    assert dataset.method.attrs == {}
-    assert float(dataset.analysis.sel(method="second", time=0.5)) == 4.0
+    assert dataset.scheme.attrs == {}
+    assert float(dataset.analysis.sel(scheme="second", time=0.5)) == 4.0
     assert isinstance(dataset.analysis.values, np.ndarray)
 
 

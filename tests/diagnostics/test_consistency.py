@@ -29,4 +29,4 @@ def test_covariances_that_are_too_small_show():
 
 
 def test_without_observations_there_is_no_value():
-    np.testing.assert_array_equal(chi_square([0.0, 2.0], [0, 4]), [np.nan, 1.0])
+    np.testing.assert_array_equal(chi_square(np.array([0.0, 2.0]), np.array([0, 4])), [np.nan, 1.0])

@@ -153,7 +153,7 @@ def _mask(mask: ArrayLike | Sequence[Any], shape: tuple[int, ...], dtype: jnp.dt
     mask = jnp.asarray(mask)
     if mask.shape != tuple(shape):
         raise ValueError(f"restrict: `mask` has shape {mask.shape}, expected {tuple(shape)}, the shape of R's fields.")
-    return (mask != 0).astype(dtype)
+    return mask.astype(bool).astype(dtype)
 
 
 def _std(std: ArrayLike | Sequence[Any], shape: tuple[int, ...], dtype: jnp.dtype) -> Float[Array, "..."]:

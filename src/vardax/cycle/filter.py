@@ -142,7 +142,7 @@ def check_parts(forward: Any, step: Any) -> None:
         )
 
 
-def positive_count(name: str, value: int) -> int:
+def positive_count(name: str, value: Any) -> int:
     """`value` as a whole number of at least one."""
     if int(value) != value or value < 1:
         raise ValueError(f"`{name}` is {value!r}, expected a whole number of at least 1.")

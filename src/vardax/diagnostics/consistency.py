@@ -23,7 +23,7 @@ __all__ = ["chi_square", "chi_square_sampling_error"]
 def chi_square(analysis_cost_total: ArrayLike, n_observed: ArrayLike) -> Float[Array, "..."]:
     """2 J(x*) / p for the total cost at the analysis and the number p of observed entries; NaN where p = 0.
 
-    >>> chi_square([10.0, 30.0], [20, 20])
+    >>> chi_square(jnp.array([10.0, 30.0]), jnp.array([20, 20]))
     Array([1., 3.], dtype=float32)
     """
     cost = float_array(analysis_cost_total)

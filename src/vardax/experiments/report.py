@@ -90,10 +90,10 @@ def _write_netcdf(path: pathlib.Path, name: str, settings: str, results: Results
     from vardax.data.dataset import Variable, save_dataset, to_dataset
 
     rows = results.estimates
-    stacked = ("method", "time", "x")
+    stacked = ("da_method", "time", "x")  # not "method", which is an argument of xarray's `sel`
     unit = "1"
     coords = {
-        "method": Variable(("method",), [e.row.name for e in rows], long_name="row of the table"),
+        "da_method": Variable(("da_method",), [e.row.name for e in rows], long_name="row of the table"),
         "time": Variable(("time",), results.time, unit, "model time of the analysis"),
         "x": Variable(("x",), np.arange(results.truth.shape[1]), unit, "number of the variable"),
     }
@@ -102,7 +102,7 @@ def _write_netcdf(path: pathlib.Path, name: str, settings: str, results: Results
         "observations": Variable(("time", "x"), results.observations, unit, "observed values"),
         "analysis": Variable(stacked, np.stack([e.history.analysis for e in rows]), unit, "state after the analysis"),
         "forecast": Variable(stacked, np.stack([e.history.forecast for e in rows]), unit, "state before the analysis"),
-        "rmse": Variable(("method", "time"), np.stack([*results.rmse.values()]), unit, "analysis RMSE over x"),
+        "rmse": Variable(("da_method", "time"), np.stack([*results.rmse.values()]), unit, "analysis RMSE over x"),
     }
     attrs = {"title": f"vardax run {name}", "source": f"vardax {_versions()['vardax']}", "settings": settings}
     save_dataset(to_dataset(variables, coords, attrs), path, dtype="float32")

@@ -30,7 +30,7 @@ def rmse(estimate: ArrayLike, truth: ArrayLike, axis: int | Sequence[int] | None
     """Root mean square difference over `axis` (all axes by default). A trajectory (T, *state) scores per time with its
     state axes.
 
-    >>> rmse([[1.0, 1.0], [3.0, 4.0]], [[0.0, 0.0], [0.0, 0.0]], axis=1)
+    >>> rmse(jnp.array([[1.0, 1.0], [3.0, 4.0]]), jnp.zeros((2, 2)), axis=1)
     Array([1.       , 3.5355341], dtype=float32)
     """
     difference = float_array(estimate) - float_array(truth)
@@ -40,7 +40,7 @@ def rmse(estimate: ArrayLike, truth: ArrayLike, axis: int | Sequence[int] | None
 def spread(std: ArrayLike, axis: int | Sequence[int] | None = None) -> Float[Array, "..."]:
     """Root mean square of the standard deviations over `axis`: the error that a posterior expects of itself.
 
-    >>> spread([1.0, 7.0])
+    >>> spread(jnp.array([1.0, 7.0]))
     Array(5., dtype=float32)
     """
     return jnp.sqrt(jnp.mean(float_array(std) ** 2, axis=_axes(axis)))
@@ -53,12 +53,12 @@ def _axes(axis: int | Sequence[int] | None) -> int | tuple[int, ...] | None:
 class TimeMean(eqx.Module):
     """A mean over time, its standard error, and the autocorrelation time of the series in steps."""
 
-    value: Float[Array, ""]
-    standard_error: Float[Array, ""]
-    autocorrelation_time: Float[Array, ""]
+    value: Float[Array, "..."]
+    standard_error: Float[Array, "..."]
+    autocorrelation_time: Float[Array, "..."]
 
     @property
-    def half_width(self) -> Float[Array, ""]:
+    def half_width(self) -> Float[Array, "..."]:
         """Half the 95 % confidence interval."""
         return NORMAL_QUANTILE_95 * self.standard_error
 
@@ -69,7 +69,7 @@ class TimeMean(eqx.Module):
 def time_mean(series: ArrayLike) -> TimeMean:
     """Mean of a series (T,) with a standard error that allows for its autocorrelation.
 
-    >>> print(time_mean([0.0, 2.0, 0.0, 2.0]))
+    >>> print(time_mean(jnp.array([0.0, 2.0, 0.0, 2.0])))
     1 ± 0.98
     """
     return _time_mean(_series(series))

@@ -25,7 +25,7 @@ from vardax.minimisers.projection import shortest_control
 from vardax.minimisers.transforms import from_control, to_control
 from vardax.types import CostTerms
 
-__all__ = ["BatchedProblem", "ControlSpaceProblem", "Snapshot", "Window", "tree_dot", "tree_norm"]
+__all__ = ["BatchedProblem", "ControlSpaceProblem", "Snapshot", "Window", "cast_like", "tree_dot", "tree_norm"]
 
 
 def tree_dot(a: PyTree[Array], b: PyTree[Array]) -> Float[Array, ""]:
@@ -39,7 +39,8 @@ def tree_norm(a: PyTree[Array]) -> Float[Array, ""]:
     return jnp.sqrt(tree_dot(a, a))
 
 
-def _cast_like(tree: PyTree[Array], structure: PyTree) -> PyTree[Array]:
+def cast_like(tree: PyTree[Array], structure: PyTree) -> PyTree[Array]:
+    """`tree` with the dtypes of `structure`."""
     return jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), tree, structure)
 
 
@@ -111,7 +112,7 @@ class ControlSpaceProblem(eqx.Module):
 
     def _untransformed(self, control: PyTree[Array]) -> PyTree[Array]:
         """z = T^{-1}(x_b) + B^{1/2} chi, in the dtype of the background."""
-        increment = self.half.mv(_cast_like(control, self.half.in_structure()))
+        increment = self.half.mv(cast_like(control, self.half.in_structure()))
         return jax.tree.map(lambda b, dz: b + dz.astype(b.dtype), to_control(self.transform, self.background), increment)
 
     def control_to_state(self, control: PyTree[Array]) -> PyTree[Array]:
@@ -173,7 +174,7 @@ class ControlSpaceProblem(eqx.Module):
         A first guess outside the range of B^{1/2} is projected onto it.
         """
         z, z_b = to_control(self.transform, state), to_control(self.transform, self.background)
-        increment = _cast_like(jax.tree.map(jnp.subtract, z, z_b), self.half.out_structure())
+        increment = cast_like(jax.tree.map(jnp.subtract, z, z_b), self.half.out_structure())
         return shortest_control(self.half, increment)
 
     def map_samples(self, fn: Callable, *arrays: PyTree[Array]) -> Any:

@@ -58,4 +58,4 @@ class OptimalInterpolation(AbstractAnalysisMethod):
         return Snapshot(self.obs_op)
 
     def solve(self, problem: ControlSpaceProblem, start: PyTree[Array] | None) -> Analysis:
-        return solve_blue_problem(problem, self.tol, self.max_steps, start)
+        return solve_blue_problem(problem, self.tol, self.max_steps)

@@ -58,7 +58,7 @@ def _colorbar(ax: Axes, mesh: QuadMesh, label: str) -> None:
 
 
 def truth_analysis_error(
-    axes: Sequence[Axes],
+    axes: Sequence[Axes] | np.ndarray,
     time: Any,
     truth: Any,
     analysis: Any,
@@ -67,7 +67,7 @@ def truth_analysis_error(
     position: Any = None,
     time_label: str = "time",
     position_label: str = "position",
-) -> Sequence[Axes]:
+) -> Sequence[Axes] | np.ndarray:
     """Three panels: the truth, the analysis in the same colours, and analysis minus truth."""
     if len(axes) != 3:
         raise ValueError(f"`axes` has {len(axes)} panels, expected 3: truth, analysis, error.")

@@ -46,7 +46,9 @@ def score_through_time(
     for name, values in scores.items():
         colour, mean = colour_of(name, list(scores)), running_mean(values, smooth)
         ax.plot(time, mean, color=colour, lw=1.6, label=name, solid_capstyle="round")
-        ends[name] = float(np.nanmean(mean[-max(len(mean) // 4, 1) :]))
+        finite = mean[-max(len(mean) // 4, 1) :]
+        finite = finite[np.isfinite(finite)]
+        ends[name] = float(np.mean(finite)) if finite.size else np.nan
     ax.set_yscale("log")
     plain_log_labels(ax.yaxis)
     if burn_in is not None and burn_in > time[0]:
