@@ -16,7 +16,7 @@ Where things are, from the data to the report:
 - `data`, `plotting`: xarray and figures, imported on demand
 - `experiments`, `cli`: named twin problems, and the `vardax` command
 
-Start with `OptimalInterpolation` (linear operator, one time), `ThreeDVar` (any operator) or `StrongFourDVar` (a window).
+Start with `OptimalInterpolation` (linear operator, one time), `ThreeDVar` (any operator), `StrongFourDVar` (a window).
 """
 
 import importlib.metadata

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import equinox as eqx
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
@@ -36,6 +37,7 @@ __all__ = [
     "as_grid",
     "concrete_values",
     "float_array",
+    "is_traced",
     "observed_entries",
 ]
 
@@ -54,9 +56,14 @@ def float_array(x: ArrayData, dtype: Any = None) -> Array:
     return x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(jnp.result_type(float))
 
 
+def is_traced(x: Any) -> bool:
+    """Whether `x` has no value yet: it is inside `jit`, `vmap` or `grad`."""
+    return isinstance(x, jax.core.Tracer)
+
+
 def concrete_values(x: ArrayData) -> np.ndarray | None:
     """The values of `x` for a check, or None while tracing or when there are too many to look at."""
-    if isinstance(x, jax.core.Tracer) or np.size(x) >= VALUE_CHECK_LIMIT:
+    if is_traced(x) or np.size(x) >= VALUE_CHECK_LIMIT:
         return None
     return np.asarray(x)
 
@@ -66,9 +73,7 @@ def _namespace(*arrays: Any) -> Any:
     return np if all(isinstance(array, np.ndarray) for array in arrays) else jnp
 
 
-def observed_entries(
-    values: Array | np.ndarray, mask: ArrayData | None = None
-) -> tuple[Array | np.ndarray, Array | np.ndarray]:
+def observed_entries(values: Any, mask: ArrayData | None = None) -> tuple[Any, Any]:
     """Zero-filled values and the effective mask `mask & isfinite(values)`, both in the float dtype of `values`."""
     xp = _namespace(values) if mask is None else _namespace(values, mask)
     observed = xp.isfinite(values)
@@ -291,7 +296,7 @@ class Observations(eqx.Module):
         self.instrument = jax.device_put(per_point["instrument"].astype(np.int32))
 
     def _with_arrays(self, change: Any) -> "Observations":
-        """Every per-point array replaced by `change(array, name)`; on the host, so that a new count compiles nothing."""
+        """Every per-point array replaced by `change(array, name)`, on the host: a new count compiles nothing."""
         arrays = {name: change(_at_hand(getattr(self, name)), name) for name in ("value", "error", "time", "coords")}
         arrays |= {name: change(_at_hand(getattr(self, name)), name) for name in ("instrument", "valid")}
         aux = {key: change(_at_hand(array), key) for key, array in self.aux.items()}
@@ -301,7 +306,7 @@ class Observations(eqx.Module):
         """The observations with t0 <= time < t1; while tracing the length stays and the others become invalid."""
         time, start, end = (_at_hand(t) for t in (self.time, t0, t1))
         inside = (time >= start) & (time < end)
-        if isinstance(inside, jax.core.Tracer):
+        if is_traced(inside):
             return eqx.tree_at(lambda o: o.valid, self, self.valid * inside.astype(self.valid.dtype))
         chosen = np.flatnonzero(inside)
         return self._with_arrays(lambda array, name: array[chosen])
@@ -312,7 +317,9 @@ class Observations(eqx.Module):
         sizes = sorted([bucket] if isinstance(bucket, int) else bucket)
         size = next((s for s in sizes if s >= p), None)
         if size is None:
-            raise ValueError(f"Observations.pad_to: {p} observations do not fit in `bucket` {sizes}; give a larger one.")
+            raise ValueError(
+                f"Observations.pad_to: {p} observations do not fit in `bucket` {sizes}; give a larger one."
+            )
         fills = {"value": 0, "error": 1, "valid": 0}
 
         def pad(array: Array | np.ndarray, name: str) -> Array | np.ndarray:
@@ -327,7 +334,7 @@ class Observations(eqx.Module):
 
 def _at_hand(x: ArrayData) -> Array | np.ndarray:
     """`x` as a numpy array unless it is traced: what is done with it then compiles nothing."""
-    if any(isinstance(part, jax.core.Tracer) for part in jax.tree.leaves(x)):
+    if any(is_traced(part) for part in jax.tree.leaves(x)):
         return jnp.asarray(x)
     x = np.asarray(x)
     return x.astype(jax.dtypes.canonicalize_dtype(x.dtype))  # a copy: the caller may change his array later

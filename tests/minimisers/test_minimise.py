@@ -1,5 +1,7 @@
 """Every solver of optimistix, stopped and recorded alike: the known answer, never worse than the background, no NaN."""
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,6 @@ from vardax.covariances.diagonal import DiagonalCovariance
 from vardax.minimisers.minimise import default_tolerance
 from vardax.models.threedvar import ThreeDVar
 from vardax.obs_operators.callable import CallableObs
-from vardax.obs_operators.identity import MaskedIdentity
 from vardax.types import Batch1D, Status
 
 X64 = jax.config.jax_enable_x64
@@ -35,26 +36,60 @@ FIRST_ORDER = {
 }
 SOLVERS = SECOND_ORDER | FIRST_ORDER
 each_solver = pytest.mark.parametrize("name", SOLVERS)
+SLOW = ("GradientDescent", "NelderMead", "adam")
 NAN = float("nan")
+TOL = default_tolerance(jnp.result_type(float))
 
 
 def curved(x):
     """Observations that are nonlinear enough for the solvers to differ."""
-    return jnp.stack([x[0] ** 2 - x[1], jnp.sin(x[1]) + x[2], x[2] * x[0]])
+    return jnp.stack([x[0] ** 2 - x[1], jnp.sin(x[1]) + x[2], x[2] * x[0], x[3] + 0.1 * x[3] ** 3])
 
 
-def method(name="default", *, obs_op=None, size=3, **options):
-    cov = DiagonalCovariance(jnp.ones(size))
-    obs_op = CallableObs(curved) if obs_op is None else obs_op
-    return ThreeDVar(obs_op, jnp.ones(size), cov, cov, SOLVERS[name], **options)
+def exploding(x):
+    """Finite at x = 1, infinite as soon as a step goes beyond 3."""
+    return jnp.where(x > 3.0, jnp.inf, 1.0) * jnp.exp(x)
 
 
-def batch(*rows):
-    return Batch1D.from_observations(jnp.asarray(rows or [[2.0, -1.0, 0.5], [3.0, 1.0, NAN]]))
+class Scene(eqx.Module):
+    """The identity, `curved` or `exploding` by a traced number, so that all scenes share one compilation a solver."""
+
+    number: jax.Array
+
+    def __call__(self, state):
+        return jax.lax.switch(self.number, [lambda x: x, curved, exploding], state)
 
 
-def gradient_norms(posed, control):
-    return jnp.linalg.norm(posed.gradient(control), axis=-1)
+IDENTITY, CURVED, EXPLODING = (CallableObs(Scene(jnp.asarray(number))) for number in range(3))
+CURVED_ROWS = [[2.0, -1.0, 0.5, 1.5], [3.0, 1.0, NAN, 0.5], [NAN, NAN, NAN, NAN]]
+CAPPED, TRUNCATED = 300, 2
+
+
+@functools.cache
+def method(name="default", max_steps=CAPPED):
+    cov = DiagonalCovariance(jnp.ones(4))
+    return ThreeDVar(CURVED, jnp.ones(4), cov, cov, SOLVERS[name], max_steps=max_steps)
+
+
+def batch(rows=CURVED_ROWS):
+    return Batch1D.from_observations(jnp.asarray(rows))
+
+
+def run(name="default", rows=CURVED_ROWS, *, max_steps=CAPPED, obs_op=CURVED, background=1.0, first_guess=None):
+    """(analysis, problem) of three samples; always called alike, so that a solver is compiled once per `max_steps`."""
+    background = jnp.broadcast_to(jnp.asarray(background), (3, 4))
+    first_guess = background if first_guess is None else jnp.broadcast_to(first_guess, (3, 4))
+    model = method(name, max_steps).with_(obs_op=obs_op, prior_mean=background)
+    return model.analyse(batch(rows), first_guess=first_guess), model.problem(batch(rows))
+
+
+def norms(gradient):
+    return jnp.linalg.norm(gradient, axis=-1)
+
+
+def no_worse(posed, control):
+    background = posed.cost(posed.zero_control())
+    return (posed.cost(control) <= background + 1e-6 * jnp.abs(background)).all()
 
 
 # -- the known answer ------------------------------------------------------------------------------------------------
@@ -63,174 +98,147 @@ def gradient_norms(posed, control):
 @each_solver
 def test_the_simplified_case_of_oops(name):
     """JCSDA/oops, `simplified`: J 114 -> 57, J_b = J_o = 28.5, analysis of mean 1.25, minimum -3, maximum 5."""
-    loose = name in FIRST_ORDER
-    model = method(name, obs_op=MaskedIdentity(), size=4, max_steps=4000 if loose else 500)
-    model = model.with_(prior_mean=jnp.full(4, 3.0))
-    analysis = model.analyse(batch([5.0, 7.0, -9.0, -5.0]))
-    tolerance = 1e-5 if loose or not X64 else 1e-9
-    np.testing.assert_allclose(analysis.state[0], [4.0, 5.0, -3.0, -1.0], rtol=100 * tolerance)
+    analysis, posed = run(name, [[5.0, 7.0, -9.0, -5.0]] * 3, obs_op=IDENTITY, background=3.0)
+    tolerance = 1e-9 if X64 and name not in SLOW else 2e-4
+    np.testing.assert_allclose(posed.cost(posed.zero_control()), 114.0, rtol=tolerance)
+    np.testing.assert_allclose(analysis.cost.first.total, 114.0, rtol=tolerance)
     np.testing.assert_allclose(analysis.cost.last.total, 57.0, rtol=tolerance)
-    np.testing.assert_allclose(analysis.cost.last.J_b, 28.5, rtol=100 * tolerance)
-    np.testing.assert_allclose(analysis.cost.last.J_o, 28.5, rtol=100 * tolerance)
-    if name not in ("NelderMead", "adam"):  # these do not evaluate their start
-        np.testing.assert_allclose(analysis.cost.first.total, 114.0, rtol=1e-6)
-    np.testing.assert_allclose(jnp.mean(analysis.state), 1.25, rtol=100 * tolerance)
-
-
-@pytest.fixture(scope="module")
-def reference():
-    """The minimum of the curved problem."""
-    return method("BFGS").analyse(batch())
+    np.testing.assert_allclose(analysis.cost.last.J_b, 28.5, rtol=max(tolerance, TIGHT))
+    np.testing.assert_allclose(analysis.cost.last.J_o, 28.5, rtol=max(tolerance, TIGHT))
+    for statistic, expected in ((jnp.mean, 1.25), (jnp.min, -3.0), (jnp.max, 5.0)):
+        np.testing.assert_allclose(statistic(analysis.state[0]), expected, rtol=max(tolerance, TIGHT), atol=2 * tolerance)
 
 
 @each_solver
-def test_every_solver_finds_the_minimum(name, reference):
-    analysis = method(name, max_steps=5000 if name in FIRST_ORDER else 500).analyse(batch())
-    np.testing.assert_allclose(analysis.cost.last.total, reference.cost.last.total, rtol=1e-4)
-    np.testing.assert_allclose(analysis.state, reference.state, rtol=2e-3, atol=2e-3)
-    assert analysis.state.dtype == jnp.result_type(float)
+def test_every_solver_finds_the_minimum(name):
+    analysis, reference = run(name)[0], run("BFGS")[0]
+    np.testing.assert_allclose(analysis.cost.last.total, reference.cost.last.total, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(analysis.state, reference.state, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", SECOND_ORDER)
+def test_the_better_solvers_converge(name):
+    assert run(name)[0].converged.all()
 
 
 # -- status, history, cost -------------------------------------------------------------------------------------------
 
 
 @each_solver
-@pytest.mark.parametrize("max_steps", [1, 3, 500])
+@pytest.mark.parametrize("max_steps", [TRUNCATED, CAPPED])
 def test_converged_means_that_the_gradient_is_small(name, max_steps):
-    model, data = method(name, max_steps=max_steps), batch()
-    analysis, posed = model.analyse(data), model.problem(data)
-    reference = gradient_norms(posed, posed.zero_control())
-    small = gradient_norms(posed, analysis.control) <= default_tolerance(jnp.result_type(float)) * jnp.maximum(1, reference)
+    analysis, posed = run(name, max_steps=max_steps)
+    reference = norms(posed.gradient(posed.zero_control()))
+    small = norms(posed.gradient(analysis.control)) <= TOL * jnp.maximum(1, reference)
     np.testing.assert_array_equal(analysis.converged, small)
     np.testing.assert_array_equal(analysis.status == Status.CONVERGED, small)
-    if max_steps == 1:
-        assert (analysis.n_iterations == 1).all()
-        assert (analysis.status == Status.MAX_STEPS).all()
+    assert (analysis.n_iterations <= max_steps).all()
+    assert (analysis.n_iterations[~analysis.converged & (analysis.status == Status.MAX_STEPS)] == max_steps).all()
+    np.testing.assert_allclose(analysis.gradient_norm, norms(posed.gradient(analysis.control)), rtol=0.05, atol=10 * TIGHT)
 
 
 @each_solver
-@pytest.mark.parametrize("max_steps", [1, 2, 5])
-def test_a_truncated_analysis_is_not_worse_than_the_background(name, max_steps):
-    model, data = method(name, max_steps=max_steps), batch()
-    posed = model.problem(data)
-    analysis = model.analyse(data)
-    background = posed.cost(posed.zero_control())
-    assert (posed.cost(analysis.control) <= background * (1 + 1e-6)).all()
-    assert (analysis.cost.last.total <= background * (1 + 1e-6)).all()
+@pytest.mark.parametrize("max_steps", [TRUNCATED, CAPPED])
+def test_the_cost_of_an_analysis_is_that_of_its_control(name, max_steps):
+    analysis, posed = run(name, max_steps=max_steps)
+    terms = posed.terms(analysis.control)
+    np.testing.assert_allclose(terms.J_b, analysis.cost.last.J_b, rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(terms.J_o_by_instrument, analysis.cost.last.J_o_by_instrument, rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(posed.control_to_state(analysis.control), analysis.state, rtol=1e-5)
+    np.testing.assert_allclose(posed.cost(posed.zero_control()), analysis.cost.first.total, rtol=1e-5)
+
+
+@each_solver
+def test_a_truncated_analysis_is_not_worse_than_the_background(name):
+    analysis, posed = run(name, max_steps=TRUNCATED)
+    assert no_worse(posed, analysis.control)
 
 
 @each_solver
 def test_a_bad_first_guess_does_not_make_the_analysis_worse_than_the_background(name):
-    model, data = method(name, max_steps=2), batch()
-    posed = model.problem(data)
-    analysis = model.analyse(data, first_guess=jnp.array([40.0, -30.0, 20.0]))
-    background = posed.cost(posed.zero_control())
-    assert (posed.cost(analysis.control) <= background * (1 + 1e-6)).all()
+    analysis, posed = run(name, max_steps=TRUNCATED, first_guess=jnp.array([40.0, -30.0, 20.0, 60.0]))
+    assert no_worse(posed, analysis.control)
     np.testing.assert_allclose(analysis.cost.last.total, posed.cost(analysis.control), rtol=1e-5)
 
 
 @each_solver
-def test_the_history_ends_at_the_cost_and_is_nan_after_it(name):
-    model, data = method(name, max_steps=60), batch()
-    analysis, posed = model.analyse(data), model.problem(data)
-    assert analysis.history.J_b.shape == (2, 60)
-    assert analysis.history.J_o.shape == (2, 60, 1)
-    assert analysis.history.gradient_norm.shape == (2, 60)
-    for sample in range(2):
+@pytest.mark.parametrize("max_steps", [TRUNCATED, CAPPED])
+def test_the_history_goes_from_the_first_cost_to_the_last_and_is_nan_after_it(name, max_steps):
+    analysis, _ = run(name, max_steps=max_steps)
+    assert analysis.history.J_b.shape == analysis.history.gradient_norm.shape == (3, max_steps)
+    assert analysis.history.J_o.shape == (3, max_steps, 1)
+    for sample in range(3):
         steps = int(analysis.n_iterations[sample])
         total, norm = analysis.history.total[sample], analysis.history.gradient_norm[sample]
         assert jnp.isfinite(total[:steps]).all()
         assert jnp.isnan(total[steps:]).all()
         assert jnp.isnan(norm[steps:]).all()
         np.testing.assert_allclose(total[0], analysis.cost.first.total[sample], rtol=1e-6)
-        np.testing.assert_allclose(jnp.min(total[:steps]), analysis.cost.last.total[sample], rtol=1e-5)
-        last = int(jnp.argmin(jnp.abs(norm[:steps] - analysis.gradient_norm[sample])))
-        np.testing.assert_allclose(norm[last], analysis.gradient_norm[sample], rtol=1e-6)
-    np.testing.assert_allclose(analysis.gradient_norm, gradient_norms(posed, analysis.control), rtol=1e-2, atol=TIGHT)
-
-
-@each_solver
-def test_the_cost_of_an_analysis_is_that_of_its_control(name):
-    model, data = method(name, max_steps=10), batch()
-    analysis, posed = model.analyse(data), model.problem(data)
-    np.testing.assert_allclose(posed.cost(analysis.control), analysis.cost.last.total, rtol=1e-5)
-    np.testing.assert_allclose(posed.control_to_state(analysis.control), analysis.state, rtol=1e-5)
-    np.testing.assert_allclose(posed.terms(posed.zero_control()).J_b, 0.0)
-
-
-@pytest.mark.parametrize("name", ["default", *FIRST_ORDER, "GaussNewton", "LevenbergMarquardt", "Dogleg"])
-def test_the_first_cost_is_that_of_the_background(name):
-    model, data = method(name, max_steps=4), batch()
-    posed = model.problem(data)
-    np.testing.assert_allclose(model.analyse(data).cost.first.total, posed.cost(posed.zero_control()), rtol=1e-6)
+        np.testing.assert_allclose(jnp.min(total[:steps]), analysis.cost.last.total[sample], rtol=1e-5, atol=1e-9)
+        assert jnp.min(jnp.abs(norm[:steps] - analysis.gradient_norm[sample])) <= 1e-6 * analysis.gradient_norm[sample]
 
 
 @each_solver
 def test_a_perfect_background_stays(name):
-    model = method(name)
-    data = Batch1D.from_observations(curved(jnp.ones(3))[None])
-    analysis = model.analyse(data)
-    np.testing.assert_allclose(analysis.state, jnp.ones((1, 3)), atol=1e-4)
+    perfect = curved(jnp.ones(4))
+    analysis, _ = run(name, [perfect.tolist()] * 3)
+    np.testing.assert_allclose(analysis.state, jnp.ones((3, 4)), atol=1e-3)
     np.testing.assert_allclose(analysis.cost.last.total, 0.0, atol=1e-6)
 
 
 @each_solver
 def test_without_observations_the_background_is_the_analysis(name):
-    analysis = method(name).analyse(batch([NAN, NAN, NAN]))
-    np.testing.assert_allclose(analysis.state, jnp.ones((1, 3)), atol=1e-5)
-    np.testing.assert_allclose(analysis.cost.last.total, 0.0, atol=1e-9)
+    analysis, _ = run(name)
+    np.testing.assert_allclose(analysis.state[2], jnp.ones(4), atol=1e-3)
+    np.testing.assert_allclose(analysis.cost.last.total[2], 0.0, atol=1e-6)
+    assert analysis.converged[2]
 
 
 # -- what blows up ---------------------------------------------------------------------------------------------------
 
 
-def exploding(x):
-    """Finite at the background (x = 1), infinite or NaN as soon as a step goes beyond 3."""
-    return jnp.where(x > 3.0, jnp.inf, 1.0) * jnp.exp(x)
-
-
 @each_solver
-def test_a_step_that_blows_up_gives_no_nan(name):
-    model = method(name, obs_op=CallableObs(exploding), max_steps=200)
-    data = batch([60.0, 50.0, 40.0], [3.0, 2.0, 2.5])
-    analysis, posed = model.analyse(data), model.problem(data)
+@pytest.mark.parametrize("max_steps", [TRUNCATED, CAPPED])
+def test_what_blows_up_comes_back_finite_and_not_worse_than_the_background(name, max_steps):
+    rows = [[15.0, 12.0, 10.0, 5.0], [60.0, 50.0, 40.0, 30.0], [3.0, 2.0, 2.5, 3.5]]
+    analysis, posed = run(name, rows, obs_op=EXPLODING, max_steps=max_steps)
     for leaf in (analysis.state, analysis.control, analysis.cost.last.total, analysis.gradient_norm):
         assert jnp.isfinite(leaf).all()
-    background = posed.cost(posed.zero_control())
-    assert (posed.cost(analysis.control) <= background * (1 + 1e-6)).all()
-    assert not jnp.any(analysis.converged & (analysis.status != Status.CONVERGED))
+    assert no_worse(posed, analysis.control)
+
+
+@pytest.mark.parametrize("name", SECOND_ORDER)
+def test_a_step_that_blows_up_is_recovered_from(name):
+    """log(15) and log(10) can be reached, but the first step of many solvers goes far beyond 3."""
+    analysis, posed = run(name, [[15.0, 12.0, 10.0, 5.0]] * 3, obs_op=EXPLODING)
+    assert (posed.cost(analysis.control) < 0.1 * posed.cost(posed.zero_control())).all()
+    assert ((analysis.status == Status.CONVERGED) | (analysis.status == Status.NON_FINITE)).all()
 
 
 @each_solver
-def test_a_cost_that_is_never_finite_returns_the_background_and_says_so(name):
-    model = method(name, obs_op=CallableObs(lambda x: x / 0.0), max_steps=20)
-    analysis = model.analyse(batch())
-    np.testing.assert_allclose(analysis.state, jnp.ones((2, 3)))
+def test_a_background_that_blows_up_comes_back_with_the_status(name):
+    analysis, _ = run(name, [[15.0, 12.0, 10.0, 5.0]] * 3, obs_op=EXPLODING, background=5.0)
+    np.testing.assert_allclose(analysis.state, 5.0)
     assert (analysis.status == Status.NON_FINITE).all()
     assert not analysis.converged.any()
 
 
-@pytest.mark.parametrize("name", SECOND_ORDER)
-def test_gradients_of_an_analysis_whose_first_step_blew_up_are_finite(name):
-    model = method(name, obs_op=CallableObs(exploding))
-
-    def total(y):
-        return jnp.sum(model.analyse(Batch1D.from_observations(y)).state)
-
-    gradient = jax.grad(total)(jnp.array([[18.0, 19.0, 15.0]]))
-    assert jnp.isfinite(gradient).all()
-    assert (jnp.abs(gradient) > 0).all()
+@each_solver
+def test_a_first_guess_that_blows_up_comes_back_as_the_background_or_better(name):
+    analysis, posed = run(name, [[15.0, 12.0, 10.0, 5.0]] * 3, obs_op=EXPLODING, first_guess=jnp.asarray(5.0))
+    assert jnp.isfinite(analysis.state).all()
+    assert no_worse(posed, analysis.control)
 
 
 # -- driven from the host --------------------------------------------------------------------------------------------
 
 
-@each_solver
+@pytest.mark.parametrize("name", ["default", "LevenbergMarquardt", "adam"])
 def test_iterating_ends_where_analyse_ends(name):
-    model, data = method(name, max_steps=25), batch()
+    model, data = method(name, 25), batch()
     analyses, whole = list(model.iterate(data)), model.analyse(data)
     np.testing.assert_allclose(analyses[-1].state, whole.state, rtol=1e-6)
-    np.testing.assert_allclose(analyses[-1].cost.last.total, whole.cost.last.total, rtol=1e-6)
+    np.testing.assert_allclose(analyses[-1].cost.last.total, whole.cost.last.total, rtol=1e-6, atol=1e-12)
     np.testing.assert_array_equal(analyses[-1].n_iterations, whole.n_iterations)
     np.testing.assert_array_equal(analyses[-1].status, whole.status)
     np.testing.assert_array_equal(analyses[-1].converged, whole.converged)
@@ -240,15 +248,14 @@ def test_iterating_ends_where_analyse_ends(name):
 
 
 def test_iterating_from_a_bad_first_guess_is_never_worse_than_the_background():
-    model, data = method(max_steps=3), batch()
+    model, data = method(max_steps=TRUNCATED), batch()
     posed = model.problem(data)
-    background = posed.cost(posed.zero_control())
-    start = jnp.array([40.0, -30.0, 20.0])
+    start = jnp.array([40.0, -30.0, 20.0, 60.0])
     analyses = list(model.iterate(data, first_guess=start))
-    whole = model.analyse(data, first_guess=start)
     for analysis in analyses:
-        assert (analysis.cost.last.total <= background * (1 + 1e-6)).all()
-    np.testing.assert_allclose(analyses[-1].state, whole.state, rtol=1e-6)
+        assert no_worse(posed, analysis.control)
+        np.testing.assert_allclose(posed.cost(analysis.control), analysis.cost.last.total, rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(analyses[-1].state, model.analyse(data, first_guess=start).state, rtol=1e-6)
 
 
 def test_a_stopped_iteration_is_resumed():
@@ -257,13 +264,13 @@ def test_a_stopped_iteration_is_resumed():
     resumed = list(model.iterate(data, warm_start=stopped))
     assert (resumed[0].cost.last.total <= stopped.cost.last.total * (1 + 1e-6)).all()
     assert resumed[-1].converged.all()
-    np.testing.assert_allclose(resumed[-1].state, model.analyse(data).state, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(resumed[-1].state, model.analyse(data).state, rtol=1e-3, atol=1e-3)
 
 
 def test_a_second_iteration_does_not_compile(count_compilations):
     model = method(max_steps=6)
     list(model.iterate(batch()))
-    other = batch([2.5, -1.5, 0.7], [2.0, NAN, 1.0])
+    other = batch([[2.5, -1.5, 0.7, 0.1], [2.0, NAN, 1.0, 0.2], [NAN, 1.0, 1.0, 0.3]])
     with count_compilations() as compiled:
         list(model.iterate(other))
     assert compiled.n == 0, compiled.names
@@ -275,12 +282,11 @@ def test_a_warm_start_at_the_analysis_is_finished_at_once():
     again = model.analyse(data, warm_start=analysis)
     assert (again.n_iterations <= 2).all()
     assert again.converged.all()
-    np.testing.assert_allclose(again.state, analysis.state, rtol=1e-5)
+    np.testing.assert_allclose(again.state, analysis.state, rtol=1e-4)
 
 
 def test_equal_calls_give_equal_bits():
-    model, data = method(), batch()
-    assert eqx.tree_equal(model.analyse(data).state, model.analyse(data).state)
+    assert eqx.tree_equal(run()[0], run()[0])
 
 
 def test_default_tolerances():

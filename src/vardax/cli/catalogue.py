@@ -1,7 +1,7 @@
 """What there is to run and to read about, without importing JAX.
 
-Experiments are named in `vardax.experiments.EXPERIMENTS`; methods are the classes of `vardax.models.__all__` that have
-`as_analysis_step`. Their descriptions are their docstrings, read from the sources as syntax trees, so that listing
+Experiments are named in `vardax.experiments.index`; methods are the final classes of `vardax.models.__all__` that
+have `as_analysis_step`. Their descriptions are their docstrings, read from the sources as syntax trees, so that listing
 them takes no longer than reading a few files.
 """
 
@@ -12,7 +12,7 @@ import importlib.util
 import inspect
 import pathlib
 
-from vardax.experiments import EXPERIMENTS
+from vardax.experiments.index import EXPERIMENTS
 
 __all__ = ["Entry", "experiments", "methods", "summary"]
 
@@ -56,7 +56,7 @@ def methods() -> dict[str, Entry]:
     """The exported methods by name."""
     homes = _imported_names(MODELS)
     found = {}
-    for name in _exported(MODELS):
+    for name in (name for name in _exported(MODELS) if not name.startswith("Abstract")):
         definition = _class(homes.get(name, MODELS), name)
         if definition is not None and _has(homes[name], definition, METHOD_MARK):
             text = inspect.cleandoc(ast.get_docstring(definition) or "")

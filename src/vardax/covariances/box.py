@@ -17,7 +17,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from vardax.covariances.base import real_array
 from vardax.covariances.correlations import matern_correlation
-from vardax.types import Grid, concrete_values
+from vardax.types import Grid, concrete_values, is_traced
 
 __all__ = [
     "PADDED_LIMIT",
@@ -87,7 +87,7 @@ def known(x: Numbers) -> np.ndarray | None:
     if isinstance(x, list | tuple):
         entries = [known(entry) for entry in x]
         return None if any(entry is None for entry in entries) else np.array(entries, float)
-    return concrete_values(jax.lax.stop_gradient(x) if isinstance(x, jax.core.Tracer) else x)
+    return concrete_values(jax.lax.stop_gradient(x) if is_traced(x) else x)
 
 
 def require_values(

@@ -13,7 +13,7 @@ from jaxtyping import Array, ArrayLike, Float
 from vardax.covariances.base import AbstractCovariance, real_array
 from vardax.covariances.factors import DenseFactor
 from vardax.covariances.restriction import DenseRestriction, require_restrictable, restrict_dense
-from vardax.types import concrete_values
+from vardax.types import concrete_values, is_traced
 
 __all__ = ["DenseCovariance", "factorise"]
 
@@ -100,7 +100,7 @@ def factorise(owner: str, matrix: Float[Array, "n n"]) -> tuple[Float[Array, "n 
     if values is not None:
         _require_symmetric(owner, values)
     factor = jnp.linalg.cholesky(matrix)
-    if isinstance(factor, jax.core.Tracer):
+    if is_traced(factor):
         return factor, True
     n = matrix.shape[0]
     unexplained = np.asarray(jnp.diagonal(factor)) ** 2

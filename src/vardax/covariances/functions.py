@@ -36,7 +36,7 @@ from vardax.covariances.restriction import (
     restrict_diagonal,
 )
 from vardax.covariances.sizes import require_dense_size
-from vardax.types import concrete_values
+from vardax.types import concrete_values, is_traced
 
 __all__ = ["diagonal", "half", "inv_mv", "logdet", "restrict", "sample"]
 
@@ -323,6 +323,6 @@ def _is_transpose(last: Operator, first: Operator) -> bool:
 def _equal(a: Any, b: Any) -> bool:
     if a is b:
         return True
-    if isinstance(a, jax.core.Tracer) or isinstance(b, jax.core.Tracer):
+    if is_traced(a) or is_traced(b):
         return False
     return np.shape(a) == np.shape(b) and bool(np.all(np.asarray(a) == np.asarray(b)))

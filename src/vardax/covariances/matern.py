@@ -23,7 +23,7 @@ from vardax.covariances.spectral import (
     spectral_mean,
 )
 from vardax.covariances.stochastic import conjugate_gradients, lanczos_logdet
-from vardax.types import Grid, as_grid, concrete_values
+from vardax.types import Grid, as_grid, concrete_values, is_traced
 
 __all__ = ["MaternLinearOperator"]
 
@@ -139,7 +139,7 @@ class MaternLinearOperator(AbstractCovariance):
             return apply_spectrum(1 / self.spectrum(), vector, self.domain_shape, self.shape)
         solution, residual = self._solve(vector)
         reached = residual <= 2 * self._tolerance()
-        if not isinstance(reached, jax.core.Tracer) and not reached:
+        if not is_traced(reached) and not reached:
             raise ValueError(
                 f"MaternLinearOperator.inv_mv: conjugate gradients stopped at a relative residual of "
                 f"{float(residual):.1e}, expected {self._tolerance():.1e}: B is too ill-conditioned for "

@@ -21,7 +21,7 @@ from jaxtyping import Array, PyTree
 from vardax.cycle.sources import as_observations, check_length, first_number
 from vardax.cycle.state import CycleHistory, DAState
 from vardax.dynamics.stepping import in_state_dtype, step_convention
-from vardax.types import Analysis, ConvergenceError, ConvergenceWarning, float_array
+from vardax.types import Analysis, ConvergenceError, ConvergenceWarning, float_array, is_traced
 
 __all__ = ["Update", "advance", "analyse", "check_same_structure", "run_cycles", "wants_strict"]
 
@@ -140,7 +140,7 @@ def _failed(record: CycleHistory) -> Array:
 
 def _tell(failures: Any, n_steps: int, strict: bool) -> None:
     """Not converged is never silent; under the user's own jit only the history can say it."""
-    if isinstance(failures, jax.core.Tracer) or not int(failures):
+    if is_traced(failures) or not int(failures):
         return
     message = (
         f"{int(failures)} of {n_steps} analyses of a cycle did not converge; its history says why (report.status)."

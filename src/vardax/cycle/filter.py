@@ -22,7 +22,7 @@ from vardax.types import float_array
 __all__ = ["DACycle", "VarDACycle", "analysis_step_of", "check_parts", "positive_count"]
 
 
-class FilterUpdate(eqx.Module):
+class _FilterUpdate(eqx.Module):
     """One forecast and its analysis."""
 
     forward: Any
@@ -90,7 +90,7 @@ class DACycle(eqx.Module):
     def __call__(self, state: PyTree, da_state: DAState | None = None) -> tuple[PyTree[Array], DAState]:
         """The state after the last of `n_steps` analyses, and the clock at that time."""
         return run_cycles(
-            FilterUpdate(self.forward_model, self.obs_op, self.analysis_step),
+            _FilterUpdate(self.forward_model, self.obs_op, self.analysis_step),
             jax.tree.map(float_array, state),
             DAState() if da_state is None else da_state,
             self.obs_source,

@@ -27,12 +27,12 @@ from vardax.cycle.filter import analysis_step_of, check_parts, positive_count
 from vardax.cycle.sources import as_source
 from vardax.cycle.state import CycleHistory, CycleReport, DAState, count_observed
 from vardax.dynamics.rollout import rollout
-from vardax.types import float_array
+from vardax.types import float_array, is_traced
 
 __all__ = ["SmootherCycle", "VarSmootherCycle"]
 
 
-class WindowUpdate(eqx.Module):
+class _WindowUpdate(eqx.Module):
     """One window: its analysis, the state at its last entry, and the background of the next window."""
 
     forward: Any
@@ -130,7 +130,7 @@ class SmootherCycle(eqx.Module):
         da_state = DAState() if da_state is None else da_state
         background = jax.tree.map(float_array, self._background(state, da_state))
         (following, end), da_state = run_cycles(
-            WindowUpdate(self.forward_model, self.obs_op, self.analysis_step, self.window, self.stride, self.reuse),
+            _WindowUpdate(self.forward_model, self.obs_op, self.analysis_step, self.window, self.stride, self.reuse),
             (background, background),
             da_state,
             self.obs_source,
@@ -156,7 +156,7 @@ class SmootherCycle(eqx.Module):
         return da_state.extras["background"]
 
     def _check_first(self, da_state: DAState) -> None:
-        if self._adjoining or isinstance(da_state.cycle_count, jax.core.Tracer):
+        if self._adjoining or is_traced(da_state.cycle_count):
             return
         count = int(np.asarray(da_state.cycle_count))
         if count:

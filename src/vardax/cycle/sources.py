@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from vardax.types import float_array
+from vardax.types import float_array, is_traced
 
 __all__ = ["as_observations", "as_source", "check_length", "first_number"]
 
@@ -71,7 +71,7 @@ def check_length(source: Array, cycle_count: Any, n_steps: int, window: int, str
 
     Under the user's own jit the number of the first cycle is not known; then it is taken to be 0.
     """
-    first = 0 if isinstance(cycle_count, jax.core.Tracer) else int(cycle_count)
+    first = 0 if is_traced(cycle_count) else int(cycle_count)
     last = first + n_steps - 1
     needed = last * stride + window
     if source.shape[0] < needed:
@@ -83,7 +83,7 @@ def check_length(source: Array, cycle_count: Any, n_steps: int, window: int, str
 
 def first_number(cycle_count: Any, carry: PyTree[Array]) -> int:
     """The number of the first cycle, for a source that is asked on the host."""
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((cycle_count, carry))):
+    if any(is_traced(leaf) for leaf in jax.tree.leaves((cycle_count, carry))):
         raise ValueError(
             "`obs_source` is a callable or an iterator, which cannot be asked under jit, vmap or grad; give the "
             "observations as one stacked array."

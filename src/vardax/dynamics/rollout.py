@@ -31,6 +31,7 @@ import optimistix as optx
 from jaxtyping import Array, ArrayLike, PyTree
 
 from vardax.dynamics.stepping import StepConvention, in_state_dtype, step_convention
+from vardax.types import is_traced
 
 __all__ = [
     "KEEP_BUDGET_BYTES",
@@ -273,7 +274,7 @@ def _balanced_block(n_steps: int, n_substeps: int) -> int:
 
 
 def _check_count(name: str, count: Any, least: int) -> None:
-    if isinstance(count, jax.core.Tracer):
+    if is_traced(count):
         raise TypeError(f"`{name}` is traced; it fixes a shape, so it must be a Python integer (static under jit).")
     if isinstance(count, bool) or not hasattr(count, "__index__"):
         raise TypeError(f"`{name}` is {count!r}, expected an integer.")

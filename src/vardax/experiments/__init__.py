@@ -3,16 +3,16 @@
 | module | holds |
 |---|---|
 | `lorenz96` | settings and expected scores of Lorenz-96 after Sakov and Oke (2008); `lorenz96_twin` does the work |
+| `index` | the names of the experiments |
 | `config` | settings as frozen dataclasses, from TOML and `key=value` |
 | `twin`, `recipes` | simulate a truth, make a row of every exported method, cycle it |
 | `results`, `table`, `report` | scores; the table; the files and figures of a run |
 | `progress` | a bar or lines on a terminal |
 
 Run one by `vardax run lorenz96`, or `lorenz96.run(lorenz96.Lorenz96Config(cycles=2000))`. To add one, write a module
-with `Config`, `QUICK`, `EXPECTED` and `run`, and name it in `EXPERIMENTS`.
+with `Config`, `QUICK`, `EXPECTED` and `run`, and name it in `index`.
 """
 
-__all__ = ["EXPERIMENTS"]
+from vardax.experiments.index import EXPERIMENTS
 
-EXPERIMENTS = ("lorenz96",)
-"""The experiments that `vardax run` knows, each a module of this package."""
+__all__ = ["EXPERIMENTS"]

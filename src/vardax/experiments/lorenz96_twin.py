@@ -17,7 +17,7 @@ from vardax.experiments.config import ConfigError, unknown
 from vardax.experiments.lorenz96 import Lorenz96Config
 from vardax.experiments.recipes import exported_methods, lacking_slots, standard_row
 from vardax.experiments.results import Results, score_rows
-from vardax.experiments.twin import Climatology, Row, Twin, simulate
+from vardax.experiments.twin import Row, Twin, climatology_forward, simulate
 from vardax.obs_operators.identity import MaskedIdentity
 
 __all__ = ["OWN_ROWS", "assimilate_all", "make_rows", "make_twin"]
@@ -80,7 +80,7 @@ def chosen_methods(names: tuple[str, ...]) -> dict[str, type]:
 def climatology(twin: Twin) -> Row:
     """Always the mean of the truth; its spread is that of the truth about it."""
     spread = float(jnp.sqrt(jnp.mean(jnp.diagonal(twin.covariance))))
-    return Row("climatology", "the mean of the truth", Climatology(twin.mean, twin.forward.dt), spread=spread)
+    return Row("climatology", "the mean of the truth", climatology_forward(twin), spread=spread)
 
 
 def background(twin: Twin) -> Row:
@@ -92,7 +92,7 @@ def optimal_interpolation(method: type, twin: Twin) -> Row:
     """Climatological mean and covariance at every observation time."""
     model = method(twin.obs_op, twin.mean, DenseCovariance(twin.covariance), twin.obs_cov_op)
     note = "background: the climatology, B = C; not cycled"
-    return Row("OptimalInterpolation", note, Climatology(twin.mean, twin.forward.dt), model)
+    return Row("OptimalInterpolation", note, climatology_forward(twin), model)
 
 
 OWN_ROWS: dict[str, Callable[[type, Twin], Row]] = {"OptimalInterpolation": optimal_interpolation}

@@ -114,7 +114,7 @@ def _write_figures(folder: pathlib.Path, name: str, results: Results) -> None:
     from vardax.plotting.style import panels
 
     scores = {score.name: score for score in results.scores}
-    start = results.time[results.first_scored]
+    start = float(results.time[results.first_scored])
 
     figure, axes = panels(size=(9, 4.8))
     smooth = max(len(results.time) // 100, 1)

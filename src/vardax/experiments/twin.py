@@ -19,15 +19,16 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from vardax.cycle.filter import DACycle, VarDACycle
 from vardax.cycle.smoother import VarSmootherCycle
 from vardax.cycle.state import CycleHistory, DAState
+from vardax.dynamics.discrete import DiscreteForward
 from vardax.dynamics.rollout import rollout
 from vardax.types import Batch1D, ConvergenceWarning
 
-__all__ = ["Climatology", "Estimate", "Row", "Twin", "assimilate", "posterior_spread", "simulate"]
+__all__ = ["Estimate", "Row", "Twin", "assimilate", "climatology_forward", "posterior_spread", "simulate"]
 
 PIECES = 10
 """A run is cut into this many equal calls of the cycle: the first one compiles, the others time it."""
@@ -36,7 +37,8 @@ POSTERIORS, DRAWS = 50, 200
 """The posterior spread is that of so many cycles, and for windows of so many samples each."""
 
 
-class Twin(eqx.Module):
+@dataclasses.dataclass(frozen=True)
+class Twin:
     """A truth and what is known of it."""
 
     forward: Any
@@ -74,16 +76,18 @@ def simulate(
     )
 
 
-class Climatology(eqx.Module):
-    """The model that forecasts the climatological mean, whatever the state."""
+class _Constant(eqx.Module):
+    """The step function that forgets where it was."""
 
-    mean: Float[Array, "n"]
-    dt: float
-    state_signature: Any = None
+    value: Float[Array, "n"]
 
-    def step(self, state: Float[Array, "n"], dt: ArrayLike) -> Float[Array, "n"]:
-        """The mean."""
-        return self.mean
+    def __call__(self, state: Float[Array, "n"]) -> Float[Array, "n"]:
+        return self.value
+
+
+def climatology_forward(twin: Twin) -> DiscreteForward:
+    """The model that forecasts the mean of the truth, whatever the state."""
+    return DiscreteForward(_Constant(twin.mean), twin.forward.dt)
 
 
 @dataclasses.dataclass(frozen=True)

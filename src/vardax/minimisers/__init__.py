@@ -1,7 +1,7 @@
 """The control-space problem and what solves it.
 
-`ControlSpaceProblem` (one sample) and `BatchedProblem` are what every method poses: a background, `ObservedEntries` with
-their restricted R, B^{1/2}, and `Snapshot` or `Window`, which predict observations from a state. `minimise` and
+`ControlSpaceProblem` (one sample) and `BatchedProblem` are what every method poses: a background, `ObservedEntries`
+with their restricted R, B^{1/2}, and `Snapshot` or `Window`, which predict observations from a state. `minimise` and
 `iterate` run any optimistix solver on them, wrapped in a `RecordingSolver`; `solve_blue_problem` solves the
 linear-Gaussian ones directly. The transforms `Identity`, `Exp`, `Softplus` keep states positive.
 """

@@ -6,7 +6,7 @@ import lineax as lx
 from vardax.minimisers.closed_form import closed_form_analysis, direct_analysis, is_dense_case
 from vardax.minimisers.krylov import solve_blue
 from vardax.minimisers.minimise import default_tolerance
-from vardax.minimisers.problem import ControlSpaceProblem, cast_like
+from vardax.minimisers.problem import ControlSpaceProblem
 from vardax.types import Analysis
 
 __all__ = ["solve_blue_problem"]
@@ -26,7 +26,7 @@ def _iterative(problem: ControlSpaceProblem, tol: float, max_steps: int) -> Anal
     predicted, tangent = jax.linearize(predict, problem.background)
     H = lx.FunctionLinearOperator(tangent, jax.eval_shape(lambda: problem.background))
     innovation = problem.observed.innovation(predicted)
-    result = solve_blue(problem.covariance, H, problem.observed, innovation, tol=tol, max_steps=max_steps)
-    control = problem.half.transpose().mv(cast_like(result.sensitivity, problem.half.out_structure()))
-    reference = result.gradient_norms[0]
-    return direct_analysis(problem, control, result.gradient_norm, reference, tol, result.n_iterations, max_steps)
+    B, L, R = problem.covariance, problem.half, problem.observed
+    result = solve_blue(B, L, H, R, innovation, tol=tol, max_steps=max_steps)
+    norms = (result.gradient_norm, result.gradient_norms[0])
+    return direct_analysis(problem, result.control, *norms, tol, result.n_iterations, max_steps)

@@ -1,27 +1,31 @@
-"""The large linear-Gaussian analysis by conjugate gradients that carry pairs.
+"""The large linear-Gaussian analysis by conjugate gradients.
 
-    J(dx) = ½ dxᵀ B⁻¹ dx + ½ (d − H dx)ᵀ R⁻¹ (d − H dx),       dx = B u
+    J(dx) = ½ dxᵀ B⁻¹ dx + ½ (d − H dx)ᵀ R⁻¹ (d − H dx)
 
-B⁻¹ is never applied: the iteration carries the sensitivity u = B⁻¹ dx, from which dx follows. ∇J = 0 reads
-(I + D K) u = b with K and D symmetric and positive semidefinite, in one of two spaces:
+Any minimiser in control space, dx = L chi with L Lᵀ = B, only visits increments dx = B Hᵀ w, and can carry the weights
+w, one number per observation, instead of the control. Both forms read (I + D K) u = b, with K and D symmetric and
+positive semidefinite:
 
-    space           K         D          b           u                                 size
-    observations    H B Hᵀ    R⁻¹        R⁻¹ d       weights w, dx = B Hᵀ w            one number per observation
-    state           B         Hᵀ R⁻¹ H   Hᵀ R⁻¹ d    sensitivity B⁻¹ dx                a field
+    form            u              K         D              b          dx
+    observations    weights w      H B Hᵀ    R⁻¹            R⁻¹ d      B Hᵀ w
+    modes           control chi    I         Lᵀ Hᵀ R⁻¹ H L  LᵀHᵀR⁻¹d   L chi
 
-I + D K is self-adjoint in the inner product ⟨v, K u⟩, and conjugate gradients in that inner product are those of the
-control space (chi = B^{-1/2} dx): the same increments at every step, and J decreases at each, so a truncated solve is
-never worse than the background. A step costs one product with K. In observation space this is restricted preconditioned
-conjugate gradients; in state space it is the pairs form, which takes a preconditioner that commutes with B.
+I + D K is self-adjoint in the inner product ⟨v, K u⟩, and conjugate gradients in that inner product take the same steps
+in both forms: those of the control space. J decreases at every step, so a truncated solve is never worse than the
+background (conjugate gradients on H B Hᵀ + R do not have that property). A step costs one product with B.
 
-Data flow: (B, H, R, d) -> `solve_blue` -> `KrylovResult`. R is what `covariances.restriction` gives, so masks are
-already inside. The solution is differentiated by the implicit function theorem (`jax.lax.custom_linear_solve`).
+In observation space this is restricted preconditioned conjugate gradients, which need only products with B. In the
+Fourier modes of a `MaternLinearOperator` a step costs one real transform forth and one back as well, rounding does not
+accumulate, and there is a preconditioner for observations that cover the field evenly.
+
+Data flow: (B, L, H, R, d) -> `solve_blue` -> `KrylovResult`. R is what `covariances.functions.restrict` gives, so masks
+are already inside. The solution is differentiated by the implicit function theorem (`jax.lax.custom_linear_solve`).
 
 Gratton, S. and J. Tshimanga (2009). An observation-space formulation of variational assimilation using a restricted
-preconditioned conjugate gradient algorithm. QJRMS 135, 1573-1585. Derber, J. and A. Rosati (1989). A global oceanic data
-assimilation system. J. Phys. Oceanogr. 19, 1333-1347.
+preconditioned conjugate gradient algorithm. QJRMS 135, 1573-1585.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -29,93 +33,76 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from vardax.covariances.matern import MaternLinearOperator
 from vardax.covariances.spectral import spectral_weights
-from vardax.minimisers.problem import cast_like
 
 __all__ = [
     "EVEN_COVERAGE",
     "KrylovResult",
-    "SpectralPreconditioner",
+    "ObservationError",
     "observation_coverage",
     "paired_conjugate_gradients",
     "solve_blue",
+    "solve_in_modes",
+    "solve_in_observations",
 ]
 
 EVEN_COVERAGE = 0.25
-"""Least density of the observations, seen at the scale of B, over its mean, for which the spectral form is taken."""
+"""Least density of the observations, seen at the scale of B, over its mean, from which the modes form is taken."""
+
+Product = Callable[[Array], Array]
+Record = tuple[Array, Array, Array]
 
 
 class ObservationError(Protocol):
-    """R between the observed entries: `AbstractRestriction` or anything with these two products."""
+    """R between the observed entries: `AbstractRestriction`, or anything with this product."""
 
     def solve(self, residual: Array) -> Array:
         """R⁻¹ r, zero where missing."""
-        ...
-
-    def mv(self, vector: Array) -> Array:
-        """R v, zero where missing."""
         ...
 
 
 class KrylovResult(eqx.Module):
     """The increment of a linear-Gaussian analysis and how it was reached.
 
-    `increment` is dx = B Hᵀ w, `sensitivity` is u = B⁻¹ dx = Hᵀ w (the control is half(B)ᵀ u) and `weights` are
-    w = R⁻¹ (d − H dx), zero where missing. `gradient_norm` is ‖∇J‖ in control space at the increment, computed afresh.
-    `gradient_norms` and `costs` hold the value at the start and after each step, NaN after the last.
+    `increment` is dx, `control` the chi with dx = L chi, and `weights` are R⁻¹ (d − H dx), zero where missing, which at
+    the minimum gives dx = B Hᵀ w. `gradient_norms` (‖∇J‖ in control space) and `costs` (J) hold the value at the
+    background and after each step, NaN after the last, as the iteration carries them.
     """
 
     increment: PyTree[Array]
-    sensitivity: PyTree[Array]
+    control: PyTree[Array]
     weights: Float[Array, "..."]
     n_iterations: Int[Array, ""]
     converged: Bool[Array, ""]
-    gradient_norm: Float[Array, ""]
     gradient_norms: Float[Array, "steps"]
     costs: Float[Array, "steps"]
 
-
-class Preconditioned(NamedTuple):
-    """What a step needs of the residual r: y = P r, its image K y, and ⟨r, K r⟩ = ‖∇J‖² in control space."""
-
-    residual: Array
-    image: Array
-    squared_norm: Float[Array, ""]
+    @property
+    def gradient_norm(self) -> Float[Array, ""]:
+        """‖∇J‖ at the increment."""
+        return self.gradient_norms[self.n_iterations]
 
 
-class SpectralPreconditioner(eqx.Module):
-    """P = (I + c B)⁻¹ for a covariance that the Fourier transform makes diagonal.
+class _Look(NamedTuple):
+    """A residual r as a step sees it: y = P r, its image K y (None: y itself), and ‖∇J‖² = ⟨r, K r⟩."""
 
-    It is the inverse of the Hessian for observations that cover the field evenly, c = mean of diag(Hᵀ R⁻¹ H); the
-    number of steps then hardly depends on the number of observations. P commutes with B, and since
-    (I + c B)⁻¹ r = r − c B (I + c B)⁻¹ r, the pair (P r, B P r) costs the same transform pair as B r.
-    """
-
-    spectrum: Float[Array, "..."]
-    weight: Float[Array, ""]
-    shape: tuple[int, ...] = eqx.field(static=True)
-
-    def __call__(self, residual: Float[Array, "..."]) -> Preconditioned:
-        spectrum = self.spectrum.astype(residual.dtype)
-        modes = jnp.fft.rfftn(residual, s=self.shape)
-        damped = spectrum / (1 + self.weight * spectrum)
-        image = jnp.fft.irfftn(jax.lax.complex(damped * modes.real, damped * modes.imag), s=self.shape)
-        multiplicity = jnp.asarray(spectral_weights(self.shape), residual.dtype)
-        power = multiplicity * spectrum * (modes.real**2 + modes.imag**2)
-        return Preconditioned(residual - self.weight * image, image, jnp.sum(power) / residual.size)
+    direction: Array
+    image: Array | None
+    squared_norm: Array
 
 
 class _Iterate(NamedTuple):
-    """`u`, its residual b − (I + D K) u, the search direction with its image under K, and the record."""
+    """`u`, its residual r = b − (I + D K) u, the search direction with its image, ⟨r, K P r⟩, and the record."""
 
     n: Array
     u: Array
     residual: Array
     search: Array
-    search_image: Array
+    image: Array | None
     slope: Array
     squared_norm: Array
     sound: Array
@@ -124,116 +111,110 @@ class _Iterate(NamedTuple):
 
 
 def paired_conjugate_gradients(
-    K: Callable[[Array], Array],
-    D: Callable[[Array], Array],
+    look: Callable[[Array], _Look],
+    D: Product,
     b: Float[Array, "..."],
     first_cost: Float[Array, ""],
-    precondition: Callable[[Array], Preconditioned] | None,
     *,
     tol: float,
     max_steps: int,
-) -> tuple[Float[Array, "..."], tuple[Array, Array, Array]]:
+) -> tuple[Float[Array, "..."], Record]:
     """Solve (I + D K) u = b in the inner product ⟨v, K u⟩. Returns u and (steps, gradient norms, costs).
 
-    Stops when ‖∇J‖² = ⟨r, K r⟩ is tol² of its first value, and so is ⟨r, K P r⟩ if there is a preconditioner. Before a
-    step that is not finite, or whose curvature is not positive (rounding), it stops at the last sound iterate.
+    `look` takes a residual r to (P r, K P r, ⟨r, K r⟩). Stops when ‖∇J‖ and its preconditioned norm ⟨r, K P r⟩^½ are
+    `tol` times their first values. If rounding has made the curvature negative, or something is not finite, it stops
+    at the last sound iterate.
     """
-    plain = precondition is None
-
-    def look(residual: Array) -> Preconditioned:
-        if precondition is not None:
-            return precondition(residual)
-        image = K(residual)
-        return Preconditioned(residual, image, jnp.vdot(residual, image))
 
     def unfinished(it: _Iterate) -> Array:
-        above = it.squared_norm > goal
-        return (it.n < max_steps) & it.sound & (above if plain else above | (it.slope > slope_goal))
+        return (it.n < max_steps) & it.sound & ((it.squared_norm > norm_goal) | (it.slope > slope_goal))
 
     def step(it: _Iterate) -> _Iterate:
-        hessian_search = it.search + D(it.search_image)
-        curvature = jnp.vdot(hessian_search, it.search_image)
+        image = it.search if it.image is None else it.image
+        curved = it.search + D(image)
+        curvature = jnp.vdot(curved, image)
         length = it.slope / curvature
         sound = (curvature > 0) & jnp.isfinite(length)
         u = jnp.where(sound, it.u + length * it.search, it.u)
-        residual = jnp.where(sound, it.residual - length * hessian_search, it.residual)
+        residual = jnp.where(sound, it.residual - length * curved, it.residual)
         y = look(residual)
-        slope = y.squared_norm if plain else jnp.vdot(residual, y.image)
+        slope = _slope(residual, y)
         ratio = slope / it.slope
         n = it.n + sound.astype(it.n.dtype)
-        cost = it.costs[it.n] - jnp.where(sound, 0.5 * length * it.slope, jnp.zeros_like(length))
+        decrease = jnp.where(sound, 0.5 * length * it.slope, jnp.zeros_like(length))
         return _Iterate(
             n=n,
             u=u,
             residual=residual,
-            search=y.residual + ratio * it.search,
-            search_image=y.image + ratio * it.search_image,
+            search=y.direction + ratio * it.search,
+            image=None if it.image is None else y.image + ratio * it.image,
             slope=slope,
             squared_norm=y.squared_norm,
-            sound=sound & (slope >= 0) & jnp.isfinite(slope),
+            sound=sound & jnp.isfinite(slope),
             norms=it.norms.at[n].set(jnp.sqrt(jnp.maximum(y.squared_norm, 0))),
-            costs=it.costs.at[n].set(cost),
+            costs=it.costs.at[n].set(it.costs[it.n] - decrease),
         )
 
-    y = look(b)
-    slope = y.squared_norm if plain else jnp.vdot(b, y.image)
-    goal, slope_goal = tol**2 * y.squared_norm, tol**2 * slope
+    first = look(b)
+    slope = _slope(b, first)
+    norm_goal, slope_goal = tol**2 * first.squared_norm, tol**2 * slope
     blank = jnp.full(max_steps + 1, jnp.nan, b.dtype)
     start = _Iterate(
         n=jnp.asarray(0),
         u=jnp.zeros_like(b),
         residual=b,
-        search=y.residual,
-        search_image=y.image,
+        search=first.direction,
+        image=first.image,
         slope=slope,
-        squared_norm=y.squared_norm,
+        squared_norm=first.squared_norm,
         sound=jnp.isfinite(slope),
-        norms=blank.at[0].set(jnp.sqrt(jnp.maximum(y.squared_norm, 0))),
+        norms=blank.at[0].set(jnp.sqrt(jnp.maximum(first.squared_norm, 0))),
         costs=blank.at[0].set(first_cost),
     )
     last = jax.lax.while_loop(unfinished, step, start)
     return last.u, (last.n, last.norms, last.costs)
 
 
+def _slope(residual: Array, y: _Look) -> Array:
+    """⟨r, K P r⟩."""
+    return jnp.vdot(residual, y.direction if y.image is None else y.image)
+
+
 def _implicit_solve(
-    K: Callable[[Array], Array],
-    D: Callable[[Array], Array],
+    look: Callable[[Array], _Look],
+    K: Product,
+    D: Product,
     b: Array,
     first_cost: Array,
-    precondition: Callable[[Array], Preconditioned] | None,
+    *,
     tol: float,
     max_steps: int,
-) -> tuple[Array, tuple[Array, Array, Array]]:
+) -> tuple[Array, Record]:
     """`paired_conjugate_gradients`, differentiated as the solution that it approximates.
 
     Tangents solve the same system; cotangents its transpose, (I + K D)⁻¹ v = v − K (I + D K)⁻¹ D v.
     """
 
-    def solve(_: Callable, rhs: Array) -> tuple[Array, tuple]:
-        return paired_conjugate_gradients(K, D, rhs, first_cost, precondition, tol=tol, max_steps=max_steps)
+    def solve(_: Product, rhs: Array) -> tuple[Array, Record]:
+        return paired_conjugate_gradients(look, D, rhs, first_cost, tol=tol, max_steps=max_steps)
 
-    def transpose_solve(_: Callable, rhs: Array) -> tuple[Array, tuple]:
+    def transpose_solve(_: Product, rhs: Array) -> tuple[Array, Record]:
         u, record = solve(_, D(rhs))
         return rhs - K(u), record
 
     return jax.lax.custom_linear_solve(lambda u: u + D(K(u)), b, solve, transpose_solve, has_aux=True)
 
 
-class _Products(eqx.Module):
-    """B, H and Hᵀ between the dtypes of the background covariance and of the observations."""
+class _Observing(eqx.Module):
+    """H, Hᵀ and R⁻¹, between the dtype of the observations and those of H."""
 
-    B: lx.AbstractLinearOperator
     H: lx.AbstractLinearOperator
     R: Any
     dtype: Any = eqx.field(static=True)
 
-    def covary(self, sensitivity: PyTree[Array]) -> PyTree[Array]:
-        """B u."""
-        return self.B.mv(cast_like(sensitivity, self.B.in_structure()))
-
     def predict(self, increment: PyTree[Array]) -> Array:
         """H dx."""
-        return self.H.mv(cast_like(increment, self.H.in_structure())).astype(self.dtype)
+        return self.H.mv(_cast(increment, self.H.in_structure())).astype(self.dtype)
 
     def spread(self, weights: Array) -> PyTree[Array]:
         """Hᵀ w."""
@@ -244,29 +225,13 @@ class _Products(eqx.Module):
         return self.spread(self.R.solve(self.predict(increment)))
 
 
-def observation_coverage(
-    B: MaternLinearOperator, H: lx.AbstractLinearOperator, R: ObservationError
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """(least density, evenness): how much of R⁻¹ the observations put on each cell, seen at the scale of B.
-
-    The density is B Hᵀ R⁻¹ H 1 divided by the row sums of B. Evenness is its least value over its mean, from 0 (some
-    part of the field is unobserved) to 1. It is 0 as well where H averages over many cells, which shows in
-    tr(Hᵀ R⁻¹ H) < ½ 1ᵀ Hᵀ R⁻¹ H 1: the observations then do not see the small scales.
-    """
-    products = _Products(B, H, R, H.out_structure().dtype)
-    ones = jnp.ones(B.shape, B.dtype)
-    signs = jax.random.rademacher(jax.random.key(0), B.shape, B.dtype)
-    lumped = products.weigh(ones).astype(B.dtype)
-    trace = jnp.sum(signs * products.weigh(signs).astype(B.dtype))
-    density = B.mv(lumped) / B.spectrum()[(0,) * len(B.shape)]
-    mean = jnp.mean(lumped)
-    local = trace > 0.5 * jnp.sum(lumped)
-    evenness = jnp.where(local & (mean > 0), jnp.min(density) / mean, jnp.zeros_like(mean))
-    return jnp.min(density), evenness
+def _cast(tree: PyTree[Array], structure: PyTree) -> PyTree[Array]:
+    return jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), tree, structure)
 
 
 def solve_blue(
     B: lx.AbstractLinearOperator,
+    B_half: lx.AbstractLinearOperator,
     H: lx.AbstractLinearOperator,
     R: ObservationError,
     innovation: Float[Array, "..."],
@@ -274,91 +239,168 @@ def solve_blue(
     tol: float,
     max_steps: int,
 ) -> KrylovResult:
-    """The increment that minimises J, to ‖∇J‖ <= tol · ‖∇J(x_b)‖ in control space or `max_steps` steps.
+    """The increment that minimises J: to ‖∇J‖ <= tol · ‖∇J(x_b)‖ in control space, or `max_steps` steps.
 
-    `B` needs products only, `H` products with it and its transpose, `R` is restricted to the observed entries
-    (`vardax.covariances.functions.restrict`), and `innovation` is d = y − H(x_b), zero where missing. Works under `jit`
-    and `vmap`; the increment can be differentiated with respect to everything in `B`, `H`, `R` and d.
+    `B_half` is L with L Lᵀ = B, `R` is restricted to the observed entries, and `innovation` is d = y − H(x_b), zero
+    where missing. Works under `jit` and `vmap`; the result can be differentiated with respect to everything in B, H, R
+    and d.
 
-    The iteration runs in observation space. For a periodic `MaternLinearOperator` whose field the observations cover
-    evenly (`observation_coverage`) it runs in state space with a `SpectralPreconditioner`.
+    Takes the observation form, which suits any B and H; in a `MaternLinearOperator` field that the observations cover
+    evenly (`observation_coverage`), the preconditioned modes form, which needs a fraction of the steps.
 
-    >>> B, H = lx.DiagonalLinearOperator(jnp.array([1.0, 2.0])), lx.MatrixLinearOperator(jnp.array([[1.0, 1.0]]))
-    >>> R = restrict(lx.DiagonalLinearOperator(jnp.array([1.0])), jnp.ones(1))
-    >>> solve_blue(B, H, R, jnp.array([4.0]), tol=1e-6, max_steps=10).increment
+    >>> B, R = DiagonalCovariance(jnp.array([1.0, 2.0])), DiagonalCovariance(jnp.array([1.0])).restrict(jnp.ones(1))
+    >>> H = lx.MatrixLinearOperator(jnp.array([[1.0, 1.0]]))
+    >>> solve_blue(B, B.half(), H, R, jnp.array([4.0]), tol=1e-6, max_steps=10).increment
     Array([1., 2.], dtype=float32)
     """
-    products = _Products(B, H, R, innovation.dtype)
-    in_observations = lambda: _solve_in_observations(products, innovation, tol, max_steps)  # noqa: E731
-    if not _is_periodic(B, H):
+    in_observations = lambda: solve_in_observations(B, B_half, H, R, innovation, tol=tol, max_steps=max_steps)  # noqa: E731
+    if not (isinstance(B, MaternLinearOperator) and isinstance(H.in_structure(), jax.ShapeDtypeStruct)):
         return in_observations()
-    weight, evenness = jax.lax.stop_gradient(observation_coverage(B, H, R))
-    preconditioner = SpectralPreconditioner(jax.lax.stop_gradient(B.spectrum()), weight, B.shape)
-    in_state = lambda: _solve_in_state(products, innovation, preconditioner, tol, max_steps)  # noqa: E731
-    return jax.lax.cond(evenness >= EVEN_COVERAGE, in_state, in_observations)
+    least, evenness = jax.lax.stop_gradient(observation_coverage(B, H, R))
+    in_modes = lambda: solve_in_modes(B, H, R, innovation, coverage=least, tol=tol, max_steps=max_steps)  # noqa: E731
+    return jax.lax.cond(evenness >= EVEN_COVERAGE, in_modes, in_observations)
 
 
-def _is_periodic(B: lx.AbstractLinearOperator, H: lx.AbstractLinearOperator) -> bool:
-    """Whether B is diagonal in Fourier space and works in the dtype of the state."""
-    return (
-        isinstance(B, MaternLinearOperator)
-        and B.domain_shape == B.shape
-        and B.dtype == H.in_structure().dtype == H.out_structure().dtype
-    )
+def solve_in_observations(
+    B: lx.AbstractLinearOperator,
+    B_half: lx.AbstractLinearOperator,
+    H: lx.AbstractLinearOperator,
+    R: ObservationError,
+    innovation: Float[Array, "..."],
+    *,
+    tol: float,
+    max_steps: int,
+) -> KrylovResult:
+    """`solve_blue` by restricted conjugate gradients on the weights: one product with B, H and Hᵀ a step."""
+    observing = _Observing(H, R, innovation.dtype)
 
-
-def _solve_in_observations(products: _Products, innovation: Array, tol: float, max_steps: int) -> KrylovResult:
-    """K = H B Hᵀ, D = R⁻¹, b = R⁻¹ d: restricted conjugate gradients on one number per observation."""
+    def covary(weights: Array) -> PyTree[Array]:
+        return B.mv(_cast(observing.spread(weights), B.in_structure()))
 
     def K(weights: Array) -> Array:
-        return products.predict(products.covary(products.spread(weights)))
+        return observing.predict(covary(weights))
 
-    D = products.R.solve
-    b = D(innovation)
-    weights, record = _implicit_solve(K, D, b, _first_cost(innovation, b), None, tol, max_steps)
-    sensitivity = products.spread(weights)
-    increment = products.covary(sensitivity)
-    residual = b - weights - D(products.predict(increment))
-    return _result(increment, sensitivity, weights, jnp.vdot(residual, K(residual)), record, tol)
+    def look(residual: Array) -> _Look:
+        image = K(residual)
+        return _Look(residual, image, jnp.vdot(residual, image))
+
+    b = R.solve(innovation)
+    weights, record = _implicit_solve(look, K, R.solve, b, _cost(innovation, b), tol=tol, max_steps=max_steps)
+    control = B_half.transpose().mv(_cast(observing.spread(weights), B_half.out_structure()))
+    return _result(covary(weights), control, weights, record, tol)
 
 
-def _solve_in_state(
-    products: _Products, innovation: Array, preconditioner: SpectralPreconditioner, tol: float, max_steps: int
+class _Modes(eqx.Module):
+    """L between Fourier modes and fields: the control of a Matérn covariance as its transform, scaled to be orthonormal.
+
+    Modes are the real and imaginary parts (first axis) of the half spectrum. `up` makes a field with covariance B out
+    of white modes; `down` is its transpose.
+    """
+
+    amplitude: Float[Array, "..."]
+    domain: tuple[int, ...] = eqx.field(static=True)
+    shape: tuple[int, ...] = eqx.field(static=True)
+
+    def up(self, modes: Array) -> Array:
+        """L chi."""
+        field = self._field(modes, self.amplitude)
+        return field if self.shape == self.domain else field[tuple(slice(n) for n in self.shape)]
+
+    def down(self, field: Array) -> Array:
+        """Lᵀ v."""
+        spectrum = jnp.fft.rfftn(field, s=self.domain)
+        scale = self.amplitude * self._unit()
+        return jnp.stack([scale * spectrum.real, scale * spectrum.imag])
+
+    def control(self, modes: Array) -> Array:
+        """The control field of `MaternLinearOperator.half()`."""
+        return self._field(modes, jnp.ones_like(self.amplitude))
+
+    def damping(self, coverage: Array) -> Array:
+        """(I + c B)⁻¹ on the modes."""
+        return 1 / (1 + coverage * self.amplitude**2)
+
+    def _field(self, modes: Array, factor: Array) -> Array:
+        scale = factor / self._unit()
+        return jnp.fft.irfftn(jax.lax.complex(scale * modes[0], scale * modes[1]), s=self.domain)
+
+    def _unit(self) -> Array:
+        """Scales the half spectrum of a field so that the sum of squares is that of the field."""
+        weights = spectral_weights(self.domain) / math.prod(self.domain)
+        return jnp.broadcast_to(jnp.asarray(np.sqrt(weights), self.amplitude.dtype), self.amplitude.shape)
+
+
+def solve_in_modes(
+    B: MaternLinearOperator,
+    H: lx.AbstractLinearOperator,
+    R: ObservationError,
+    innovation: Float[Array, "..."],
+    *,
+    coverage: Float[Array, ""] | float = 0.0,
+    tol: float,
+    max_steps: int,
 ) -> KrylovResult:
-    """K = B, D = Hᵀ R⁻¹ H, b = Hᵀ R⁻¹ d: the pairs form on fields."""
-    K, D = products.covary, products.weigh
-    weighted = products.R.solve(innovation)
-    b = products.spread(weighted)
-    first_cost = _first_cost(innovation, weighted)
-    sensitivity, record = _implicit_solve(K, D, b, first_cost, preconditioner, tol, max_steps)
-    increment = products.covary(sensitivity)
-    weights = products.R.solve(innovation - products.predict(increment))
-    residual = products.spread(weights) - sensitivity
-    return _result(increment, sensitivity, weights, jnp.vdot(residual, K(residual)), record, tol)
+    """`solve_blue` by conjugate gradients in the Fourier modes of B, preconditioned by (I + c B)⁻¹, c = `coverage`.
+
+    With c = diag(Hᵀ R⁻¹ H) the same everywhere the preconditioner would be the inverse Hessian. Where the observations
+    are denser than c the Hessian is larger than I + c B, and smaller where they are sparser: the least density (see
+    `observation_coverage`) keeps the preconditioned Hessian above I. `coverage=0` is no preconditioner.
+    """
+    modes = _Modes(B.half().amplitude, B.domain_shape, B.shape)
+    observing = _Observing(H, R, innovation.dtype)
+    damping = jax.lax.stop_gradient(modes.damping(jnp.asarray(coverage, B.dtype)))
+
+    def D(chi: Array) -> Array:
+        return modes.down(observing.weigh(modes.up(chi)).astype(B.dtype))
+
+    def look(residual: Array) -> _Look:
+        return _Look(damping * residual, None, jnp.vdot(residual, residual))
+
+    weighted = R.solve(innovation)
+    b = modes.down(observing.spread(weighted).astype(B.dtype))
+    cost = _cost(innovation, weighted).astype(B.dtype)
+    chi, record = _implicit_solve(look, lambda v: v, D, b, cost, tol=tol, max_steps=max_steps)
+    increment = modes.up(chi)
+    weights = R.solve(innovation - observing.predict(increment))
+    return _result(increment, modes.control(chi), weights, record, tol)
 
 
-def _first_cost(innovation: Array, weighted: Array) -> Float[Array, ""]:
+def observation_coverage(
+    B: MaternLinearOperator, H: lx.AbstractLinearOperator, R: ObservationError
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """(least density, evenness): the R⁻¹ that the observations put on each cell, seen at the scale of B.
+
+    The density is B Hᵀ R⁻¹ H 1 over B 1. Evenness is its least value over its mean, from 0 (some part of the field is
+    unobserved) to 1. It is 0 also where H averages over many cells, so that the observations do not see the small
+    scales; that shows in tr(Hᵀ R⁻¹ H), estimated with one random vector, well below 1ᵀ Hᵀ R⁻¹ H 1.
+    """
+    observing = _Observing(H, R, H.out_structure().dtype)
+    ones = jnp.ones(B.shape, B.dtype)
+    signs = jax.random.rademacher(jax.random.key(0), B.shape, B.dtype)
+    row_sums = observing.weigh(ones).astype(B.dtype)
+    trace = jnp.vdot(signs, observing.weigh(signs).astype(B.dtype))
+    density = B.mv(row_sums) / B.mv(ones)
+    least, mean = jnp.min(density), jnp.mean(row_sums)
+    local = (mean > 0) & (least > 0) & (trace > 0.3 * jnp.sum(row_sums))
+    return jnp.maximum(least, 0), jnp.where(local, least / mean, jnp.zeros_like(mean))
+
+
+def _cost(innovation: Array, weighted: Array) -> Float[Array, ""]:
     """J(x_b) = ½ dᵀ R⁻¹ d."""
     return 0.5 * jnp.vdot(innovation, weighted)
 
 
 def _result(
-    increment: PyTree[Array],
-    sensitivity: PyTree[Array],
-    weights: Array,
-    squared_norm: Array,
-    record: tuple[Array, Array, Array],
-    tol: float,
+    increment: PyTree[Array], control: PyTree[Array], weights: Array, record: Record, tol: float
 ) -> KrylovResult:
     n_iterations, norms, costs = record
-    gradient_norm = jnp.sqrt(jnp.maximum(jax.lax.stop_gradient(squared_norm), 0))
+    dtype = weights.dtype
     return KrylovResult(
         increment=increment,
-        sensitivity=sensitivity,
+        control=control,
         weights=weights,
         n_iterations=n_iterations,
-        converged=gradient_norm <= tol * jnp.maximum(1, norms[0]),
-        gradient_norm=gradient_norm,
-        gradient_norms=norms,
-        costs=costs,
+        converged=norms[n_iterations] <= tol * jnp.maximum(1, norms[0]),
+        gradient_norms=norms.astype(dtype),
+        costs=costs.astype(dtype),
     )

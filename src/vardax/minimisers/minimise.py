@@ -32,14 +32,14 @@ def default_tolerance(dtype: Any) -> float:
     return 1e-6 if jnp.finfo(dtype).bits >= 64 else 1e-4
 
 
-def _solver(minimiser: Any, tol: float | None, max_steps: int, problem: ControlSpaceProblem) -> RecordingSolver:
-    dtype = problem.observed.value.dtype
+def _solver(minimiser: Any, tol: float | None, max_steps: int, dtype: Any) -> RecordingSolver:
+    """The solver of the user's, or the default one, with the one stopping rule."""
     tol = default_tolerance(dtype) if tol is None else tol
     if minimiser is not None:
-        return RecordingSolver(minimiser, own_rule=True, tol=tol, max_steps=max_steps)
+        return RecordingSolver(solver=minimiser, own_rule=True, tol=tol, max_steps=max_steps)
     eps = float(jnp.finfo(dtype).eps)
     solver = LimitedMemoryBFGS(eps, scale=1 / eps)
-    return RecordingSolver(solver, own_rule=False, tol=tol, max_steps=max_steps, scale=1 / eps)
+    return RecordingSolver(solver=solver, own_rule=False, tol=tol, max_steps=max_steps, scale=1 / eps)
 
 
 def _carried(control: PyTree[Array]) -> PyTree[Array]:
@@ -66,7 +66,9 @@ def _implicit_for(adjoint: optx.AbstractAdjoint, control: PyTree[Array]) -> optx
     return adjoint
 
 
-def _analysis(problem: ControlSpaceProblem, control: PyTree[Array], record: Record, solver: RecordingSolver) -> Analysis:
+def _analysis(
+    problem: ControlSpaceProblem, control: PyTree[Array], record: Record, solver: RecordingSolver
+) -> Analysis:
     state = problem.control_to_state(control)
     converged = solver.converged(record)
     stopped = jnp.where(
@@ -110,7 +112,7 @@ def minimise(
     start: PyTree[Array] | None = None,
 ) -> Analysis:
     """The analysis of one sample: chi* = argmin J(chi), started at `start` (default chi = 0, the background)."""
-    solver = _solver(minimiser, tol, max_steps, problem)
+    solver = _solver(minimiser, tol, max_steps, problem.observed.value.dtype)
     first, (background, reference) = _start(problem, start)
     solution = optx.minimise(
         scalar_cost,
@@ -139,10 +141,10 @@ def iterate(
 
     Resume a stopped iteration with `warm_start=` the last analysis. Samples that have finished stay as they are.
     """
-    settings = (minimiser, tol, max_steps)
-    y, record = _begin(problem, start, *settings)
+    solver = _solver(minimiser, tol, max_steps, problem.observed.value.dtype)
+    y, record = _begin(problem, start, solver)
     for _ in range(max_steps):
-        y, record, done, analysis = _advance(problem, y, record, start, *settings)
+        y, record, done, analysis = _advance(problem, y, record, start, solver)
         yield analysis
         if bool(jnp.all(done)):
             return
@@ -152,11 +154,10 @@ _TAGS = frozenset({lx.positive_semidefinite_tag})
 
 
 @eqx.filter_jit
-def _begin(problem: BatchedProblem, start: PyTree, *settings: Any) -> tuple[PyTree[Array], Record]:
+def _begin(problem: BatchedProblem, start: PyTree, solver: RecordingSolver) -> tuple[PyTree[Array], Record]:
     """The first iterate and the solver's first state, for each sample."""
 
     def one(sample: ControlSpaceProblem, start: PyTree | None) -> tuple[PyTree[Array], Record]:
-        solver = _solver(*settings, sample)
         first, (_, reference) = _start(sample, start)
         args = (sample, reference)
         f_struct, aux_struct = eqx.filter_eval_shape(scalar_cost, first, args)
@@ -166,11 +167,10 @@ def _begin(problem: BatchedProblem, start: PyTree, *settings: Any) -> tuple[PyTr
 
 
 @eqx.filter_jit
-def _advance(problem: BatchedProblem, y: PyTree, record: Record, start: PyTree, *settings: Any) -> tuple:
+def _advance(problem: BatchedProblem, y: PyTree, record: Record, start: PyTree, solver: RecordingSolver) -> tuple:
     """One step of every sample that has not finished, and what is known after it."""
 
     def one(sample: ControlSpaceProblem, y: PyTree, record: Record, start: PyTree | None) -> tuple:
-        solver = _solver(*settings, sample)
         # The record holds the gradient norm of the background, so it is not computed again.
         args = (sample, record.reference if start is not None else None)
         finished = solver.terminate(scalar_cost, y, args, {}, record, _TAGS)[0]

@@ -83,7 +83,7 @@ class ObservedEntries(eqx.Module):
 
     def cost_by_instrument(self, innovation: Array, whitened: Array) -> Float[Array, "instruments"]:
         """½ rᵀR⁻¹r split over the instruments (entry by entry: r · R⁻¹r); the parts add up to the whole."""
-        if self.n_instruments == 1:
+        if self.instrument is None or self.n_instruments == 1:
             return 0.5 * jnp.sum(whitened**2)[None]
         entries = 0.5 * innovation * self.solve(innovation)
         return jax.ops.segment_sum(entries.ravel(), self.instrument.ravel(), num_segments=self.n_instruments)
@@ -93,10 +93,10 @@ def read_samples(batch: Any, obs_shape: tuple[int, ...], *, window: bool, owner:
     """The batch as (B, E, *obs). `obs_shape` is the shape that the observation operator gives for one state."""
     if isinstance(batch, ObservedSamples):
         samples = _with_entry_axis(batch) if batch.value.shape[1:] == obs_shape and not window else batch
-    elif isinstance(batch, Observations) or (isinstance(batch, Sequence) and batch):
-        samples = _from_points([batch] if isinstance(batch, Observations) else batch, window, owner)
-    else:
+    elif isinstance(batch, AbstractBatch):
         samples = _from_batch(batch, obs_shape, window)
+    else:
+        samples = _from_points([batch] if isinstance(batch, Observations) else batch, window, owner)
     if samples.value.ndim < 2 or samples.value.shape[2:] != obs_shape:
         entry = ", ".join(map(str, obs_shape))
         wanted = f"(B, T+1, {entry})" if window else f"(B, {entry}) or (B, 1, {entry})"

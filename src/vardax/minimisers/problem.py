@@ -113,7 +113,9 @@ class ControlSpaceProblem(eqx.Module):
     def _untransformed(self, control: PyTree[Array]) -> PyTree[Array]:
         """z = T^{-1}(x_b) + B^{1/2} chi, in the dtype of the background."""
         increment = self.half.mv(cast_like(control, self.half.in_structure()))
-        return jax.tree.map(lambda b, dz: b + dz.astype(b.dtype), to_control(self.transform, self.background), increment)
+        return jax.tree.map(
+            lambda b, dz: b + dz.astype(b.dtype), to_control(self.transform, self.background), increment
+        )
 
     def control_to_state(self, control: PyTree[Array]) -> PyTree[Array]:
         """x = T(T^{-1}(x_b) + B^{1/2} chi), in the dtype of the background."""

@@ -1,8 +1,8 @@
 """From an increment of the state back to control space: the shortest chi with B^{1/2} chi closest to it.
 
 Only starts of an iteration and `cvt_transform` need this; no analysis applies an inverse of B. It is a least-squares
-problem, since B^{1/2} may be rectangular (padding, ensembles) or singular: solved by singular values when B^{1/2} has at
-most `EXACT_LIMIT` rows and columns, by conjugate gradients on the normal equations beyond.
+problem, since B^{1/2} may be rectangular (padding, ensembles) or singular: solved by singular values when B^{1/2} has
+at most `EXACT_LIMIT` rows and columns, by conjugate gradients on the normal equations beyond.
 """
 
 import jax

@@ -3,15 +3,16 @@
 `RecordingSolver` wraps any `optimistix.AbstractMinimiser` or `AbstractLeastSquaresSolver`. It passes each step on to
 the wrapped solver, and beside it
 
-- keeps the iterate of smallest finite cost (of smallest gradient among costs equal to rounding), and returns that one: a blow-up or a cost that rises is never returned;
+- keeps the iterate of smallest finite cost (of smallest gradient among costs equal up to rounding), and returns that
+  one: a blow-up or a cost that rises is never returned;
 - writes J_b, J_o by instrument and the gradient norm of each step into arrays of fixed length;
 - stops when ‖∇J(chi)‖ <= tol · max(1, ‖∇J(x_b)‖). A solver that the user chose must also be content by its own rtol and
   atol, so the tighter of the two rules holds; the default solver has none of its own;
 - minimises `scale` times the cost where the wrapped solver is the default one (see `LimitedMemoryBFGS`);
 - stops when `IDLE_STEPS` steps in a row bring no decrease (rounding, or a step that cannot be improved).
 
-It is a minimiser of the scalar cost in either case; a least-squares solver inside is handed the residual (chi, r) of the
-problem in `args`, so that the Hessian of the cost, and its tag, are what the implicit adjoint sees.
+It is a minimiser of the scalar cost in either case; a least-squares solver inside is handed the residual (chi, r) of
+the problem in `args`, so that the Hessian of the cost, and its tag, are what the implicit adjoint sees.
 """
 
 from collections.abc import Callable
@@ -145,15 +146,15 @@ class RecordingSolver(optx.AbstractMinimiser):
 
     def _look(self, y, args, inner) -> tuple[CostTerms, Float[Array, ""]]:
         """The terms and the gradient norm at the accepted iterate: the solver's own where it keeps them."""
-        info = getattr(inner, "f_info", None)
-        known = isinstance(info, optx.FunctionInfo.ResidualJac) or hasattr(info, "grad")
-        if known and hasattr(inner, "aux"):
-            gradient = info.grad if hasattr(info, "grad") else info.compute_grad()
-            terms = inner.aux
+        info: Any = getattr(inner, "f_info", None)
+        if hasattr(inner, "aux") and hasattr(info, "grad"):
+            gradient, terms, scale = info.grad, inner.aux, self.scale
+        elif hasattr(inner, "aux") and isinstance(info, optx.FunctionInfo.ResidualJac):
+            gradient, terms, scale = info.compute_grad(), inner.aux, self.scale
         else:
             gradient, terms = jax.grad(scalar_cost, has_aux=True)(y, args)
-            return terms, tree_norm(gradient).astype(terms.J_b.dtype)
-        return terms, (tree_norm(gradient) / self.scale).astype(terms.J_b.dtype)
+            scale = 1.0
+        return terms, (tree_norm(gradient) / scale).astype(terms.J_b.dtype)
 
     def converged(self, state: Record) -> Bool[Array, ""]:
         """Whether the best iterate meets the tolerance."""

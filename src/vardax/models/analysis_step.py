@@ -23,7 +23,7 @@ class MethodAnalysisStep(eqx.Module):
     result is the state that the cycle carries on: the analysis, or its model state at the end of the window.
     """
 
-    method: eqx.Module
+    method: Any
 
     def __call__(self, forecast: PyTree[Array], obs: Any, *, obs_op: Any = None, obs_err_cov: Any = None) -> Any:
         analysis = self.analyse(forecast, obs, obs_op=obs_op, obs_err_cov=obs_err_cov)
@@ -31,9 +31,7 @@ class MethodAnalysisStep(eqx.Module):
             return analysis.state
         return jax.tree.map(lambda x: x[-1], analysis.trajectory)
 
-    def analyse(
-        self, forecast: PyTree[Array], obs: Any, *, obs_op: Any = None, obs_err_cov: Any = None
-    ) -> Analysis:
+    def analyse(self, forecast: PyTree[Array], obs: Any, *, obs_op: Any = None, obs_err_cov: Any = None) -> Analysis:
         """The `Analysis` behind the step."""
         entries = list(obs) if isinstance(obs, Sequence) else [obs]
         value, mask = observed_entries(jnp.stack([float_array(entry) for entry in entries]))

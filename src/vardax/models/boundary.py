@@ -96,7 +96,9 @@ def check_background_values(mean: PyTree[Array], owner: str) -> None:
         values = concrete_values(leaf)
         if values is not None and not np.all(np.isfinite(values)):
             bad = int(np.sum(~np.isfinite(values)))
-            raise ValueError(f"{owner}: the background (`prior_mean`) has {bad} non-finite entries; it must be complete.")
+            raise ValueError(
+                f"{owner}: the background (`prior_mean`) has {bad} non-finite entries; it must be complete."
+            )
 
 
 def per_sample(tree: PyTree[Array], structure: PyTree, n_samples: int, name: str, owner: str) -> PyTree[Array]:
@@ -115,7 +117,7 @@ def per_sample(tree: PyTree[Array], structure: PyTree, n_samples: int, name: str
             return leaf
         raise ValueError(
             f"{owner}: `{name}` has shape {leaf.shape}, expected {tuple(like.shape)} or "
-            f"{(n_samples, *like.shape)} (`prior_cov_op` acts on {tuple(like.shape)}, the batch has {n_samples} samples)."
+            f"{(n_samples, *like.shape)} (`prior_cov_op` acts on {tuple(like.shape)}, and there are {n_samples} samples)."
         )
 
     return jax.tree.map(one, tree, structure)
@@ -135,8 +137,8 @@ def observation_shape(obs_op: Any, mean: PyTree[Array], structure: PyTree, batch
         ) from error
     if not hasattr(predicted, "shape"):
         raise TypeError(
-            f"{owner}: `obs_op` gives {type(predicted).__name__}, expected one array; an operator that gives a dictionary "
-            "of instruments has `.to_observation_operator()`."
+            f"{owner}: `obs_op` gives {type(predicted).__name__}, expected one array; an operator that gives a "
+            "dictionary of instruments has `.to_observation_operator()`."
         )
     return tuple(predicted.shape)
 

@@ -35,7 +35,7 @@ from vardax.models.boundary import (
 )
 from vardax.posterior.laplace import LaplaceCovariance
 from vardax.posterior.posterior import Posterior
-from vardax.types import Analysis, ConvergenceError, ConvergenceWarning, float_array
+from vardax.types import Analysis, ConvergenceError, ConvergenceWarning, float_array, is_traced
 
 __all__ = ["AbstractAnalysisMethod"]
 
@@ -70,7 +70,7 @@ class AbstractAnalysisMethod(eqx.Module):
         """The analysis of one sample, from the control `start` (None: the background)."""
 
     def problem(self, batch: Any) -> BatchedProblem:
-        """The control-space problem of a batch: `cost`, `gradient`, `hessian_product`, ... with a leading sample axis."""
+        """The control-space problem of a batch: `cost`, `gradient`, `hessian_product`, ... for each sample."""
         self._check(batch)
         return _problem(self, batch)
 
@@ -121,7 +121,8 @@ class AbstractAnalysisMethod(eqx.Module):
             return
         self._check(batch)
         problem, start = _problem_and_start(self, batch, *self._start(first_guess, warm_start))
-        yield from iterate(problem, self.minimiser, tol=self.tol, max_steps=self.max_steps, start=start)
+        minimiser = getattr(self, "minimiser", None)
+        yield from iterate(problem, minimiser, tol=self.tol, max_steps=self.max_steps, start=start)
 
     def posterior(self, batch: Any, *, adapter: Any = None, **overrides: Any) -> Posterior:
         """The posterior at the analysis: mean, lazy covariance, `std()`, `sample(key, n)`."""
@@ -160,11 +161,11 @@ class AbstractAnalysisMethod(eqx.Module):
         return as_state(first_guess), as_state(control)
 
     def _warn(self, analysis: Analysis) -> None:
-        if not isinstance(analysis.converged, jax.core.Tracer) and not np.all(np.asarray(analysis.converged)):
+        if not is_traced(analysis.converged) and not np.all(np.asarray(analysis.converged)):
             warnings.warn(f"{type(self).__name__}: {analysis.message()}", ConvergenceWarning, stacklevel=3)
 
     def _raise(self, analysis: Analysis) -> None:
-        if not isinstance(analysis.converged, jax.core.Tracer) and not np.all(np.asarray(analysis.converged)):
+        if not is_traced(analysis.converged) and not np.all(np.asarray(analysis.converged)):
             raise ConvergenceError(f"{type(self).__name__}: {analysis.message()}")
 
 
@@ -193,7 +194,7 @@ _problem = eqx.filter_jit(_pose)
 def _problem_and_start(
     method: AbstractAnalysisMethod, batch: Any, first_guess: Any, control: Any
 ) -> tuple[BatchedProblem, PyTree[Array] | None]:
-    """The problem, and the control where its iteration starts: the projection of a first guess, or one that is given."""
+    """The problem, and the control where the iteration starts: a projected first guess, or one that is given."""
     owner = type(method).__name__
     problem = _pose(method, batch)
     if first_guess is not None:

@@ -50,8 +50,8 @@ class OptimalInterpolation(AbstractAnalysisMethod):
         check_covariance(self.prior_cov_op, "prior_cov_op", "OptimalInterpolation")
         if not is_linear(self.obs_op, self.prior_cov_op.out_structure()):
             raise ValueError(
-                f"OptimalInterpolation: `obs_op` ({type(self.obs_op).__name__}) is not linear, and the closed form needs "
-                "an affine operator. Use ThreeDVar for a nonlinear observation operator."
+                f"OptimalInterpolation: `obs_op` ({type(self.obs_op).__name__}) is not linear, and the closed form "
+                "needs an affine operator. Use ThreeDVar for a nonlinear observation operator."
             )
 
     def observe(self, samples: Any) -> Snapshot:

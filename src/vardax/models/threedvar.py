@@ -9,7 +9,8 @@ minimised over the control chi = B^{-1/2} (x - x_b), so that B^{-1} is never app
 `optx.LevenbergMarquardt`) the whitened residual is minimised, with a minimiser (default L-BFGS) the cost.
 **Not for** a linear H, where `OptimalInterpolation` is exact and faster, or for several times (`StrongFourDVar`).
 
-Courtier, P. et al. (1998). The ECMWF implementation of three-dimensional variational assimilation. QJRMS 124, 1783-1807.
+Courtier, P. et al. (1998). The ECMWF implementation of three-dimensional variational assimilation. QJRMS 124,
+1783-1807.
 """
 
 from typing import Any, ClassVar

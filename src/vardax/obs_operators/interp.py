@@ -23,7 +23,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from vardax.obs_operators.linearisation import as_field
 from vardax.obs_operators.module_operator import ModuleLinearOperator, structure_of
-from vardax.types import Grid, concrete_values, float_array
+from vardax.types import Grid, concrete_values, float_array, is_traced
 
 __all__ = ["InterpObs", "interp_obs_from_coords"]
 
@@ -120,7 +120,7 @@ class InterpObs(eqx.Module):
         return _Interpolation(self.index, self.weight, len(self.axes))
 
     def _refuse(self, coords: Array, refused: Array) -> None:
-        concrete = None if isinstance(refused, jax.core.Tracer) else np.asarray(refused)
+        concrete = None if is_traced(refused) else np.asarray(refused)
         if concrete is None or not concrete.any():
             return
         first = int(np.flatnonzero(concrete)[0])

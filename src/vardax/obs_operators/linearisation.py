@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from vardax.obs_operators.module_operator import ModuleLinearOperator, structure_of
+from vardax.types import is_traced
 
 __all__ = ["as_field", "is_linear", "linearise_operator", "matrix_on_field"]
 
@@ -153,7 +154,7 @@ def _with_concrete_arrays(op: Any) -> Any:
     """`op` with its traced arrays replaced by random numbers, which says the same about linearity in the state."""
 
     def stand_in(leaf: Any) -> Any:
-        if not isinstance(leaf, jax.core.Tracer):
+        if not is_traced(leaf):
             return leaf
         if jnp.issubdtype(leaf.dtype, jnp.inexact):
             return jax.random.normal(jax.random.key(0), leaf.shape, leaf.dtype)

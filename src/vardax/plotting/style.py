@@ -31,7 +31,7 @@ def colour_of(name: str, names: Sequence[str]) -> str:
 
 
 def panels(
-    rows: int = 1, columns: int = 1, size: tuple[float, float] = (8.0, 4.5), **options: Any
+    rows: int = 1, columns: int = 1, size: tuple[float | int, float | int] = (8.0, 4.5), **options: Any
 ) -> tuple[Figure, np.ndarray]:
     """A figure of `size` inches and its axes (rows, columns); `options` go to `Figure.subplots`."""
     figure = Figure(figsize=size, layout="constrained", dpi=150)

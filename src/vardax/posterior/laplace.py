@@ -31,7 +31,7 @@ from vardax.minimisers.problem import BatchedProblem, ControlSpaceProblem
 from vardax.posterior.posterior import Posterior
 from vardax.types import Analysis
 
-__all__ = ["LaplaceCovariance", "PosteriorCovariance"]
+__all__ = ["LaplaceCovariance", "PosteriorCovariance", "normal_factors"]
 
 
 class _Iterative(eqx.Module):
@@ -48,7 +48,7 @@ class _Iterative(eqx.Module):
 
 
 class PosteriorCovariance(lx.AbstractLinearOperator):
-    """P as a lazy operator on (B, *state), block diagonal over the B samples; on (*state) for a problem of one sample."""
+    """P as a lazy operator on (B, *state), block diagonal over the samples; on (*state) for one sample."""
 
     problem: BatchedProblem | ControlSpaceProblem
     control: PyTree[Array]
@@ -148,23 +148,23 @@ class _SampleView(eqx.Module):
         noise = jax.random.normal(for_residual, value.shape, value.dtype)
         return self.normal.solve(jax.tree.map(jnp.add, prior, self.GT(noise)))
 
-    def exact_diagonal(self) -> PyTree[Array]:
+    def exact_diagonal(self, normal: NormalFactor) -> PyTree[Array]:
         """diag(P) by one product per row of the factorised side.
 
-        Control space: the squares of S C^{-T} e_i added up. Observation space: diag(S Sᵀ) less those of S Gᵀ C^{-T} e_i.
+        Control space: the squares of S C^{-T} e_i, added. Observation space: diag(S Sᵀ) less those of S Gᵀ C^{-T} e_i.
         """
-        size = self.normal.cholesky.shape[0]
+        size = normal.cholesky.shape[0]
         flat, unravel = ravel_pytree(self.control)
         shape = self.problem.observed.value.shape
 
         def column(unit: Array) -> PyTree[Array]:
-            solved = jax.scipy.linalg.solve_triangular(self.normal.cholesky, unit, lower=True, trans=1)
-            control = unravel(solved) if self.normal.in_control_space else self.GT(solved.reshape(shape))
+            solved = jax.scipy.linalg.solve_triangular(normal.cholesky, unit, lower=True, trans=1)
+            control = unravel(solved) if normal.in_control_space else self.GT(solved.reshape(shape))
             return jax.tree.map(jnp.square, self.S(control))
 
-        units = jnp.eye(size, dtype=self.normal.cholesky.dtype)
+        units = jnp.eye(size, dtype=normal.cholesky.dtype)
         total = _sum_of(column, units)
-        if self.normal.in_control_space:
+        if normal.in_control_space:
             return total
         return jax.tree.map(jnp.subtract, self.problem.prior_variances(self.control), total)
 
@@ -176,7 +176,7 @@ def _product(covariance: PosteriorCovariance, vector: PyTree[Array]) -> PyTree[A
 
 @eqx.filter_jit
 def _exact_diagonal(covariance: PosteriorCovariance) -> PyTree[Array]:
-    return covariance.views(lambda view: view.exact_diagonal())
+    return covariance.views(lambda view: view.exact_diagonal(view.normal))
 
 
 @eqx.filter_jit
@@ -233,7 +233,7 @@ class LaplaceCovariance(eqx.Module):
             control, state = analysis.control, analysis.state
         else:
             control, state = _control_of(problem, analysis), analysis
-        covariance = PosteriorCovariance(problem, control, _factor(problem, control), self.n_samples)
+        covariance = PosteriorCovariance(problem, control, normal_factors(problem, control), self.n_samples)
         return Posterior(state, covariance, provenance=_provenance(analysis, self, method))
 
 
@@ -243,7 +243,9 @@ def _control_of(problem: BatchedProblem | ControlSpaceProblem, state: PyTree[Arr
 
 
 @eqx.filter_jit
-def _factor(problem: BatchedProblem | ControlSpaceProblem, control: PyTree[Array]) -> Float[Array, "B n n"] | None:
+def normal_factors(
+    problem: BatchedProblem | ControlSpaceProblem, control: PyTree[Array]
+) -> Float[Array, "B n n"] | None:
     """The Cholesky factor of the smaller normal matrix of each sample, where it is small enough."""
 
     def one(sample: ControlSpaceProblem, chi: PyTree[Array]) -> Array | None:

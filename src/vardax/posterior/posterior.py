@@ -37,7 +37,8 @@ class Posterior(eqx.Module):
     def std(self) -> PyTree[Array]:
         """The standard deviation of each entry of the state."""
         if self.cov is not None:
-            variances = self.cov.diagonal() if hasattr(self.cov, "diagonal") else diagonal(self.cov)
+            own: Any = getattr(self.cov, "diagonal", None)
+            variances = diagonal(self.cov) if own is None else own()
             return jax.tree.map(lambda v: jnp.sqrt(jnp.maximum(v, 0)), variances)
         if self.samples is None:
             raise ValueError("Posterior.std needs `cov` or `samples`; this posterior has neither.")
@@ -45,8 +46,9 @@ class Posterior(eqx.Module):
 
     def sample(self, key: PRNGKeyArray, n: int) -> PyTree[Array]:
         """`n` states drawn from the posterior (drawn from `samples` with replacement where there is no `cov`)."""
-        if hasattr(self.cov, "sample_states"):
-            return self.cov.sample_states(key, n)
+        states: Any = getattr(self.cov, "sample_states", None)
+        if states is not None:
+            return states(key, n)
         if self.cov is not None:
             return jax.tree.map(lambda m, s: m[None] + s, self.mean, sample_covariance(self.cov, key, n))
         if self.samples is None:

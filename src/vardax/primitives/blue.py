@@ -14,7 +14,7 @@ from vardax.minimisers.blue import solve_blue_problem
 from vardax.minimisers.observed import ObservedSamples, restrict_samples
 from vardax.minimisers.problem import ControlSpaceProblem, Snapshot
 from vardax.minimisers.transforms import Identity
-from vardax.posterior.laplace import LaplaceCovariance
+from vardax.posterior.laplace import LaplaceCovariance, PosteriorCovariance, normal_factors
 from vardax.types import observed_entries
 
 __all__ = ["blue_analysis"]
@@ -38,4 +38,5 @@ def blue_analysis(
     observed = jax.tree.map(lambda a: a[0], restrict_samples(samples, R_op, "blue_analysis"))
     problem = ControlSpaceProblem(x_b, observed, B_op, half(B_op), Snapshot(H_op.mv), Identity())
     analysis = solve_blue_problem(problem)
-    return analysis.state, LaplaceCovariance().of_problem(analysis, problem, method="blue_analysis").cov
+    control, cholesky = analysis.control, normal_factors(problem, analysis.control)
+    return analysis.state, PosteriorCovariance(problem, control, cholesky, LaplaceCovariance().n_samples)

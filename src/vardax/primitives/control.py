@@ -1,6 +1,6 @@
 """The control-variable transform and the tangent-linear of a function.
 
-    chi = B^{-1/2} (x - x_b),      x = x_b + B^{1/2} chi,      B = B^{1/2} B^{T/2}
+chi = B^{-1/2} (x - x_b),      x = x_b + B^{1/2} chi,      B = B^{1/2} B^{T/2}
 """
 
 from collections.abc import Callable
@@ -18,8 +18,8 @@ __all__ = ["cvt_inverse", "cvt_transform", "tangent_linear"]
 def cvt_transform(x: PyTree[Array], x_b: PyTree[Array], B_half_op: lx.AbstractLinearOperator) -> PyTree[Array]:
     """chi = B^{-1/2} (x - x_b); the shortest such chi where B^{1/2} is rectangular.
 
-    Exact where B^{1/2} has at most 512 rows and columns, by conjugate gradients beyond. A very smooth B^{1/2} determines
-    chi only up to directions that do not move x.
+    Exact where B^{1/2} has at most 512 rows and columns, by conjugate gradients beyond. A very smooth B^{1/2}
+    determines chi only up to directions that do not move x.
     """
     return shortest_control(B_half_op, jax.tree.map(jnp.subtract, x, x_b), max_steps=1000)
 

@@ -3,8 +3,8 @@
     J(x) = ½‖x - x_b‖²_{B⁻¹} + ½‖y - H(x)‖²_{R⁻¹}                              BLUECost (H affine), ThreeDVarCost
     J(x_0) = ½‖x_0 - x_b‖²_{B⁻¹} + ½ Σ_t ‖y_t - H(M_t(x_0))‖²_{R⁻¹}            StrongConstraintCost
 
-They are for looking at costs, for tests and for solvers of one's own. Unlike the methods they apply B⁻¹ (`inv_mv`), so B
-must have one. Each is a `CostFunction`: `cost(x, batch)` sums over the samples of the batch; x is (B, *state).
+They are for looking at costs, for tests and for solvers of one's own. Unlike the methods they apply B⁻¹ (`inv_mv`), so
+B must have one. Each is a `CostFunction`: `cost(x, batch)` sums over the samples of the batch; x is (B, *state).
 """
 
 from typing import Any

@@ -53,14 +53,14 @@ def prior_cost(
     B_inv_op: lx.AbstractLinearOperator | None = None,
     prior_fn: Callable | None = None,
 ) -> Float[Array, ""]:
-    """The classical form ½‖x - x_b‖²_{B⁻¹} (`prior_mean`, `B_inv_op`) or the learned form ‖x - phi(x)‖² (`prior_fn`)."""
+    """The classical ½‖x - x_b‖²_{B⁻¹} (`prior_mean`, `B_inv_op`) or the learned ‖x - phi(x)‖² (`prior_fn`)."""
     classical = (prior_mean is not None, B_inv_op is not None)
     if prior_fn is not None and any(classical):
         raise ValueError("prior_cost: give `prior_mean` and `B_inv_op`, or `prior_fn`; the two forms do not mix.")
     if prior_fn is not None:
         squares = jax.tree.map(lambda a, b: jnp.sum((a - b) ** 2), x, prior_fn(x))
         return jax.tree.reduce(jnp.add, squares)
-    if not all(classical):
+    if prior_mean is None or B_inv_op is None:
         raise ValueError("prior_cost: the classical form needs both `prior_mean` and `B_inv_op`.")
     return quadratic_form(jax.tree.map(jnp.subtract, x, prior_mean), B_inv_op)
 
@@ -78,7 +78,7 @@ def variational_cost(
     alpha_obs: float | Array = 1.0,
     alpha_prior: float | Array = 1.0,
 ) -> Float[Array, ""]:
-    """The learned-prior cost: alpha_obs · ½‖m (y - H(x))‖²_{R⁻¹} + alpha_prior · ‖x - phi(x)‖², R = diag(obs_err²) or I.
+    """alpha_obs · ½‖m (y - H(x))‖²_{R⁻¹} + alpha_prior · ‖x - phi(x)‖², with R = diag(obs_err²) or I.
 
     `x` has the batch axis of `batch`; the sum over samples is returned.
     """

@@ -80,7 +80,7 @@ def _promised_rows(
     if (root := offers.half()) is not None:
         rows += root_rows(subject, root, rng, limits, n_probes)
     if (inverse := offers.given_inverse or offers.own("inv_mv")) is not None:
-        rows += offers.attempt("inverse", lambda: inverse_rows(subject, inverse, rng, limits, n_probes)) or ()
+        rows += offers.attempt("inverse", lambda: inverse_rows(subject, inverse, rng, limits)) or ()
     if (sampler := offers.own("sample")) is not None:
         checks, notes = sample_rows(subject, sampler, rng, limits, n_probes)
         offers.notes.extend(notes)

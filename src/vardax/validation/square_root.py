@@ -56,18 +56,17 @@ def _linear_root(half: Any, space: Space) -> Linearised:
 
 
 def inverse_rows(
-    subject: Standardised, inverse: Callable, rng: np.random.Generator, limits: Tolerances, n_probes: int
+    subject: Standardised, inverse: Callable, rng: np.random.Generator, limits: Tolerances
 ) -> tuple[Check, ...]:
-    """B B⁻¹ w = w for w = B v."""
-    space, measured = subject.space, 0.0
-    for _ in range(n_probes):
-        w = space.rounded(subject.product(subject.noise(rng)))
-        solution = inverse(space.tree(w))
-        structure = structure_check("structure of inverse", solution, space)
-        if not structure.passed:
-            return (structure,)
-        measured = np.maximum(measured, subject.error(subject.product(space.vector(solution)), w))
-    return (Check("inverse", float(measured), limits.inverse, "B B⁻¹ w is not w: the inverse is of another matrix"),)
+    """B B⁻¹ w = w for one w = B v: a solve may be slow, and the error is looked at in all cells."""
+    space = subject.space
+    w = space.rounded(subject.product(subject.noise(rng)))
+    solution = inverse(space.tree(w))
+    structure = structure_check("structure of inverse", solution, space)
+    if not structure.passed:
+        return (structure,)
+    error = subject.error(subject.product(space.vector(solution)), w)
+    return (Check("inverse", error, limits.inverse, "B B⁻¹ w is not w: the inverse is of another matrix"),)
 
 
 def sample_rows(

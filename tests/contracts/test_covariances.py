@@ -1,0 +1,253 @@
+"""Every exported covariance is one: `covariance_test` on all of them, odd and even sizes, in one to three dimensions.
+
+A class joins by being exported from `vardax.covariances`; the test of the recipes then asks for examples of it.
+"""
+
+import inspect
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+import pytest
+
+import vardax.covariances
+from vardax.covariances import (
+    AbstractCovariance,
+    ConcatenatedFactor,
+    DenseCovariance,
+    DenseFactor,
+    DiagonalCovariance,
+    MaternLinearOperator,
+    TransposedFactor,
+)
+from vardax.covariances import functions as of_any
+from vardax.types import Grid
+from vardax.validation import adjoint_test, covariance_test
+
+EXPORTED = [getattr(vardax.covariances, name) for name in vardax.covariances.__all__]
+CLASSES = [cls for cls in EXPORTED if isinstance(cls, type) and not cls.__name__.startswith("Abstract")]
+
+DTYPES = ["float32", pytest.param("float64", marks=pytest.mark.x64)]
+
+
+def array(values, dtype):
+    return jnp.asarray(values, dtype)
+
+
+def noise(shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+def correlated(n, length=3.0, nugget=0.1):
+    d = np.abs(np.subtract.outer(np.arange(n), np.arange(n)))
+    return np.exp(-((d / length) ** 2)) + nugget * np.eye(n)
+
+
+def structure(shape, dtype):
+    return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype))
+
+
+# Examples of each exported class, by name: what it is made of is up to the class, how it is tested is not.
+RECIPES = {
+    "DiagonalCovariance": {
+        "one": lambda dtype: DiagonalCovariance(array([4.0], dtype)),
+        "twelve orders of magnitude": lambda dtype: DiagonalCovariance(array(np.logspace(-6, 6, 200), dtype)),
+        "a known entry": lambda dtype: DiagonalCovariance(array([1.0, 0.0, 2.0], dtype)),
+        "three axes": lambda dtype: DiagonalCovariance(array(1 + noise((3, 4, 5)) ** 2, dtype)),
+    },
+    "DenseCovariance": {
+        "one": lambda dtype: DenseCovariance(array([[2.0]], dtype)),
+        "vector": lambda dtype: DenseCovariance(array(correlated(31), dtype)),
+        "ill-conditioned": lambda dtype: DenseCovariance(array(correlated(60, 9.0, 0.0), dtype)),
+        "fields": lambda dtype: DenseCovariance(array(correlated(12), dtype), shape=(3, 4)),
+        "singular": lambda dtype: DenseCovariance(array(np.ones((5, 5)), dtype)),
+    },
+    "MaternLinearOperator": {
+        "1-D, one cell": lambda dtype: MaternLinearOperator(1, 0.5, dtype=dtype),
+        "1-D, two cells": lambda dtype: MaternLinearOperator((2,), 1.5, 0.3, dtype=dtype),
+        "1-D, odd, periodic": lambda dtype: MaternLinearOperator((41,), 5.0, 2.0, nu=0.5, dtype=dtype),
+        "1-D, even, periodic": lambda dtype: MaternLinearOperator((200,), 12.0, 1e3, nu=1.5, dtype=dtype),
+        "1-D, odd, free": lambda dtype: MaternLinearOperator((41,), 5.0, nu=2.5, boundary="free", dtype=dtype),
+        "1-D, even, free": lambda dtype: MaternLinearOperator((40,), 40.0, nu=0.5, boundary="free", dtype=dtype),
+        "1-D, Gaussian, periodic": lambda dtype: MaternLinearOperator((50,), 6.0, nu=np.inf, dtype=dtype),
+        "1-D, Gaussian, free": lambda dtype: MaternLinearOperator((50,), 6.0, nu=np.inf, boundary="free", dtype=dtype),
+        "1-D, shorter than a cell": lambda dtype: MaternLinearOperator((30,), 0.2, nu=1.5, dtype=dtype),
+        "2-D, periodic, anisotropic": lambda dtype: MaternLinearOperator((8, 11), (2.0, 4.0), 0.5, 1.5, dtype=dtype),
+        "2-D, free": lambda dtype: MaternLinearOperator((7, 10), 2.0, boundary="free", spacing=(1.0, 0.5), dtype=dtype),
+        "2-D, mixed": lambda dtype: MaternLinearOperator((9, 6), 1.5, boundary=("free", "periodic"), dtype=dtype),
+        "3-D, periodic": lambda dtype: MaternLinearOperator((4, 5, 6), 1.5, dtype=dtype),
+        "3-D, free": lambda dtype: MaternLinearOperator((3, 4, 5), 1.0, boundary="free", dtype=dtype),
+        "on a grid": lambda dtype: MaternLinearOperator(
+            Grid([0.5 * np.arange(12), np.arange(7)], periodic=(0,)), 1.2, 3.0, dtype=dtype
+        ),
+        "too large for a matrix": lambda dtype: MaternLinearOperator((30, 31), 4.0, nu=2.5, dtype=dtype),
+    },
+    "DenseFactor": {"vector": lambda dtype: DenseFactor(array(noise((6, 6)), dtype), structure((6,), dtype))},
+    "TransposedFactor": {
+        "dense": lambda dtype: TransposedFactor(DenseFactor(array(noise((6, 6)), dtype), structure((2, 3), dtype)))
+    },
+    "ConcatenatedFactor": {
+        "dense and diagonal": lambda dtype: ConcatenatedFactor(
+            (
+                DenseFactor(array(noise((6, 6)), dtype), structure((6,), dtype)),
+                lx.DiagonalLinearOperator(array(noise(6), dtype)),
+            )
+        )
+    },
+    "SpectralFactor": {
+        "periodic": lambda dtype: MaternLinearOperator((9,), 2.0, dtype=dtype).half(),
+        "free": lambda dtype: MaternLinearOperator((6, 7), 2.0, boundary="free", dtype=dtype).half(),
+    },
+    "DiagonalRestriction": {
+        "gaps": lambda dtype: DiagonalCovariance(array(1 + noise(9) ** 2, dtype)).restrict(noise(9) > 0),
+        "nothing observed": lambda dtype: DiagonalCovariance(array([1.0, 2.0], dtype)).restrict([0, 0]),
+    },
+    "DenseRestriction": {
+        "gaps": lambda dtype: DenseCovariance(array(correlated(9), dtype)).restrict(noise(9) > 0),
+        "nothing observed": lambda dtype: DenseCovariance(array(correlated(2), dtype)).restrict([0, 0]),
+        "other deviations": lambda dtype: DenseCovariance(array(correlated(9), dtype)).restrict(
+            noise(9) > 0, std=array(1 + noise(9) ** 2, dtype)
+        ),
+    },
+}
+
+
+def examples(kind):
+    """(id, recipe) of every example whose class is of this kind."""
+    for cls in CLASSES:
+        if kind(cls):
+            for name, recipe in RECIPES.get(cls.__name__, {}).items():
+                yield pytest.param(recipe, id=f"{cls.__name__}-{name}")
+
+
+def is_covariance(cls):
+    return issubclass(cls, AbstractCovariance)
+
+
+def is_restriction(cls):
+    return cls.__name__.endswith("Restriction")
+
+
+def is_linear_map(cls):
+    return issubclass(cls, lx.AbstractLinearOperator) and not is_covariance(cls)
+
+
+def test_every_exported_class_has_examples_and_is_of_a_known_kind():
+    assert {cls.__name__ for cls in CLASSES} == set(RECIPES)
+    strange = [c.__name__ for c in CLASSES if not (is_covariance(c) or is_restriction(c) or is_linear_map(c))]
+    assert not strange, f"no contract is known for {strange}"
+    assert all(not inspect.isabstract(cls) and issubclass(cls, eqx.Module) for cls in CLASSES)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("recipe", examples(is_covariance))
+def test_a_covariance_is_one(recipe, dtype):
+    covariance = recipe(dtype)
+    report = covariance_test(covariance)
+    assert report, str(report)
+    expected = {"symmetric", "positive semidefinite", "Dirac, peak", "diagonal", "square root", "samples"}
+    assert expected <= {row.name for row in report.rows}
+    assert covariance.in_structure().dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("recipe", examples(is_covariance))
+def test_the_matrix_is_that_of_the_products_and_gradients_are_finite(recipe, dtype):
+    covariance = recipe(dtype)
+    shape, size = covariance.in_structure().shape, covariance.in_size()
+    matrix = np.asarray(covariance.as_matrix(), np.float64)
+    v = array(noise(shape, 3), dtype)
+    tolerance = 1e-11 if dtype == "float64" else 1e-4
+    scale = np.sqrt(np.maximum(np.diagonal(matrix), np.finfo(dtype).tiny))
+    found, expected = np.asarray(covariance.mv(v), np.float64).ravel(), matrix @ np.asarray(v, np.float64).ravel()
+    np.testing.assert_allclose(found / scale, expected / scale, atol=tolerance * np.sqrt(size) * np.max(scale))
+    arrays, rest = eqx.partition(covariance, eqx.is_inexact_array)
+    quadratic = lambda arrays: jnp.vdot(v, eqx.combine(arrays, rest).mv(v))  # noqa: E731
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(jax.grad(quadratic)(arrays)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("recipe", examples(is_linear_map))
+def test_a_factor_has_the_transpose_it_promises(recipe, dtype):
+    report = adjoint_test(recipe(dtype))
+    assert report, str(report)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("recipe", examples(is_restriction))
+def test_a_restriction_is_made_of_linear_maps_that_missing_entries_do_not_enter(recipe, dtype):
+    restricted = recipe(dtype)
+    r = array(noise(restricted.mask.shape, 5), dtype)
+    for member in (restricted.whiten, restricted.solve, restricted.mv):
+        report = adjoint_test(member, r)
+        assert report, str(report)
+        filled = member(jnp.where(restricted.mask != 0, r, jnp.nan))
+        np.testing.assert_array_equal(filled, member(r))
+        assert np.all(np.asarray(filled)[np.asarray(restricted.mask) == 0] == 0)
+    for member in (restricted.solve, restricted.mv):  # symmetric: each is its own adjoint
+        assert adjoint_test((member, member), r)
+    if not np.any(np.asarray(restricted.mask)):
+        assert restricted.logdet() == 0
+
+
+@pytest.mark.parametrize("name", ["DiagonalCovariance", "DenseCovariance", "MaternLinearOperator"])
+def test_a_covariance_goes_through_jit_and_vmap(name):
+    for recipe in list(RECIPES[name].values())[-3:]:
+        covariance = recipe("float32")
+        stack = array(noise((3, *covariance.in_structure().shape)), "float32")
+        together = eqx.filter_jit(lambda op, vs: jax.vmap(op.mv)(vs))(covariance, stack)
+        scale = float(jnp.max(jnp.abs(together)))
+        for v, Bv in zip(stack, together, strict=True):
+            np.testing.assert_allclose(covariance.mv(v), Bv, atol=2e-5 * scale)
+
+
+B = correlated(8)
+ANY_OPERATOR = {
+    "identity": lambda dtype: lx.IdentityLinearOperator(structure((5,), dtype)),
+    "diagonal": lambda dtype: lx.DiagonalLinearOperator(array([1.0, 4.0, 9.0], dtype)),
+    "matrix": lambda dtype: lx.MatrixLinearOperator(array(B, dtype), lx.positive_semidefinite_tag),
+    "untagged": lambda dtype: lx.MatrixLinearOperator(array(B, dtype)),
+    "function": lambda dtype: lx.FunctionLinearOperator(
+        lambda v: array(B, dtype) @ v, structure((8,), dtype), lx.positive_semidefinite_tag
+    ),
+    "scaled": lambda dtype: lx.MatrixLinearOperator(array(B, dtype)) * 3.0,
+    "divided": lambda dtype: DenseCovariance(array(B, dtype)) / 7.0,
+    "sum": lambda dtype: DenseCovariance(array(B, dtype)) + DiagonalCovariance(array(np.arange(8.0), dtype)),
+    "sandwich": lambda dtype: (
+        lx.DiagonalLinearOperator(array(1 + np.arange(8.0), dtype))
+        @ DenseCovariance(array(B, dtype))
+        @ lx.DiagonalLinearOperator(array(1 + np.arange(8.0), dtype))
+    ),
+    "low rank": lambda dtype: (
+        lx.MatrixLinearOperator(array(noise((8, 3)), dtype)) @ lx.MatrixLinearOperator(array(noise((8, 3)).T, dtype))
+    ),
+    "tagged": lambda dtype: lx.TaggedLinearOperator(
+        DenseCovariance(array(B, dtype)) + DenseCovariance(array(B, dtype)), lx.positive_semidefinite_tag
+    ),
+    "pytree diagonal": lambda dtype: lx.DiagonalLinearOperator(
+        {"p": array([1e8, 4e8], dtype), "q": array([[1e-4, 2e-4]], dtype)}
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ANY_OPERATOR)
+def test_the_functions_make_a_covariance_of_any_operator(name, dtype):
+    """`half`, `diagonal`, `inv_mv` and `logdet` of an operator that vardax did not make belong together."""
+    op = ANY_OPERATOR[name](dtype)
+    promises = {"half": of_any.half(op), "diagonal": of_any.diagonal(op)}
+    if name != "low rank":  # it has no inverse, and says so
+        promises |= {"inverse": lambda v: of_any.inv_mv(op, v), "logdet": of_any.logdet(op)}
+    report = covariance_test(op, **promises)
+    assert report, str(report)
+    assert "square root" in {row.name for row in report.rows}
+
+
+def test_the_inverse_of_what_has_none_is_refused_by_name():
+    op = ANY_OPERATOR["low rank"]("float32")
+    with pytest.raises(ValueError, match=r"inv_mv: `op` is .*semidefinite.*no inverse"):
+        of_any.inv_mv(op, jnp.ones(8, jnp.float32))
+    with pytest.raises(ValueError, match=r"logdet: `op` is .*semidefinite.*no inverse"):
+        of_any.logdet(op)

@@ -1,0 +1,671 @@
+"""What every method owes its user, whichever method it is: run on all that `vardax.models` exports.
+
+A method joins by being exported. Its constructor slots say which twin problem it gets: a window where there is a
+`forward`, one time otherwise. A required slot without a recipe fails here and asks for one.
+"""
+
+import dataclasses
+import functools
+import inspect
+import re
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+import optimistix as optx
+import pytest
+
+import vardax.models
+from vardax.covariances import DenseCovariance, DiagonalCovariance
+from vardax.dynamics import DiscreteForward, Lorenz96, rollout
+from vardax.models import AbstractAnalysisMethod
+from vardax.obs_operators import CallableObs, LinearObs, PointObs
+from vardax.protocols import AnalysisStep
+from vardax.types import Analysis, Batch1D, ConvergenceError, ConvergenceWarning, Status
+from vardax.validation import gradient_test
+
+EXPORTED = [getattr(vardax.models, name) for name in vardax.models.__all__]
+METHODS = [cls for cls in EXPORTED if issubclass(cls, AbstractAnalysisMethod) and cls is not AbstractAnalysisMethod]
+ITERATIVE = [cls for cls in METHODS if cls.iterative]
+
+every_method = pytest.mark.parametrize("method", METHODS, ids=lambda cls: cls.__name__)
+every_iterative_method = pytest.mark.parametrize("method", ITERATIVE, ids=lambda cls: cls.__name__)
+DTYPES = ["float32", pytest.param("float64", marks=pytest.mark.x64)]
+
+N, SAMPLES, INTERVALS = 12, 4, 3
+OBSERVED = np.arange(0, N, 2)
+SIGMA_B, SIGMA_O = 0.6, 0.2
+
+
+def background_covariance():
+    d = np.abs(np.subtract.outer(np.arange(N), np.arange(N)))
+    return SIGMA_B**2 * np.exp(-np.minimum(d, N - d) / 1.5)
+
+
+def slots_of(method):
+    """Constructor arguments: (required, all)."""
+    parameters = inspect.signature(method).parameters
+    return [name for name, p in parameters.items() if p.default is p.empty], list(parameters)
+
+
+def takes_window(method):
+    return "forward" in slots_of(method)[1]
+
+
+def state_of(analysis):
+    """The state, for methods that return the pair (state, model errors) as well."""
+    return analysis.state[0] if isinstance(analysis.state, tuple) else analysis.state
+
+
+@dataclasses.dataclass(frozen=True)
+class Twin:
+    """A truth, a background with errors of covariance B, observations of every second variable with gaps."""
+
+    method: type
+    dtype: str
+    truth: np.ndarray  # (SAMPLES, N) at the control time
+    background: np.ndarray  # (SAMPLES, N)
+    y: np.ndarray  # (SAMPLES, entries, observed), NaN where missing
+
+    def build(self, **options):
+        """The method with its slots filled; `options` go to those slots that it has."""
+        cast = lambda x: jnp.asarray(x, self.dtype)  # noqa: E731
+        recipes = {
+            "forward": lambda: Lorenz96(N, dt=0.02),
+            "obs_op": lambda: PointObs(OBSERVED),
+            "prior_mean": lambda: cast(self.background[0]),
+            "prior_cov_op": lambda: DenseCovariance(cast(background_covariance())),
+            "obs_cov_op": lambda: DiagonalCovariance(cast(np.full(OBSERVED.size, SIGMA_O**2))),
+            "model_err_cov_op": lambda: DiagonalCovariance(cast(np.full(N, 1e-3))),
+        }
+        required, known = slots_of(self.method)
+        missing = set(required) - set(recipes) - set(options)
+        assert not missing, f"{self.method.__name__} needs a recipe for {missing}"
+        slots = {name: recipes[name]() for name in required if name not in options}
+        return self.method(**slots, **{name: value for name, value in options.items() if name in known})
+
+    def batch(self, y=None):
+        return Batch1D.from_observations(jnp.asarray(self.y if y is None else y, self.dtype))
+
+    @functools.cached_property
+    def xb(self):
+        return jnp.asarray(self.background, self.dtype)
+
+
+@functools.cache
+def twin(method, dtype="float32", seed=0):
+    rng = np.random.default_rng(seed)
+    model, entries = Lorenz96(N, dt=0.02), INTERVALS + 1 if takes_window(method) else 1
+    starts = jnp.asarray(8 + rng.standard_normal((SAMPLES, N)), jnp.float32)
+    truth = np.asarray(jax.vmap(lambda x: rollout(model, x, 300)[-1])(starts), np.float64)
+    window = jax.vmap(lambda x: rollout(model, x, entries - 1))(jnp.asarray(truth, jnp.float32))
+    y = np.asarray(window, np.float64)[..., OBSERVED] + SIGMA_O * rng.standard_normal((SAMPLES, entries, OBSERVED.size))
+    y[rng.random(y.shape) < 0.15] = np.nan
+    errors = rng.standard_normal((SAMPLES, N)) @ np.linalg.cholesky(background_covariance()).T
+    return Twin(method, dtype, truth, truth + errors, y)
+
+
+def leaves_equal(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The analysis is good
+
+
+@every_method
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_analysis_improves_on_the_background(method, dtype):
+    case = twin(method, dtype)
+    analysis = case.build().analyse(case.batch(), background=case.xb)
+    assert bool(np.all(analysis.converged)), analysis.message()
+    first, last = np.asarray(analysis.cost.first.total), np.asarray(analysis.cost.last.total)
+    assert first.shape == last.shape == (SAMPLES,)
+    assert np.all(last < first)
+    rmse = lambda x: np.sqrt(np.mean((np.asarray(x, np.float64) - case.truth) ** 2))  # noqa: E731
+    assert rmse(state_of(analysis)) < 0.8 * rmse(case.background)
+
+
+@every_method
+def test_the_cost_is_the_cost_of_the_problem(method):
+    case = twin(method)
+    model = case.build(prior_mean=case.xb)
+    analysis, problem = model.analyse(case.batch()), model.problem(case.batch())
+    np.testing.assert_allclose(problem.cost(analysis.control), analysis.cost.last.total, rtol=1e-4)
+    np.testing.assert_allclose(problem.cost(problem.zero_control()), analysis.cost.first.total, rtol=1e-4)
+    np.testing.assert_allclose(analysis.cost.last.total, analysis.cost.last.J_b + analysis.cost.last.J_o, rtol=1e-5)
+
+
+@every_method
+@pytest.mark.parametrize("max_steps", [1, 2, 3])
+def test_a_truncated_run_is_never_worse_than_the_background(method, max_steps):
+    case = twin(method)
+    analysis = case.build(max_steps=max_steps, tol=1e-12).analyse(case.batch(), background=case.xb)
+    assert np.all(np.asarray(analysis.cost.last.total) <= np.asarray(analysis.cost.first.total))
+    assert np.all(np.isfinite(state_of(analysis)))
+
+
+@every_method
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_problem_passes_the_gradient_test(method, dtype):
+    case = twin(method, dtype)
+    report = gradient_test(case.build(prior_mean=case.xb), batch=case.batch())
+    assert report, str(report)
+    assert {"mask, cost", "mask, gradient", "Hessian = 1 + GᵀG"} <= {row.name for row in report.rows}
+
+
+@every_method
+def test_the_posterior_is_surer_than_the_background(method):
+    case = twin(method)
+    posterior = case.build().posterior(case.batch(), background=case.xb)
+    std = np.asarray(posterior.std()[0] if isinstance(posterior.std(), tuple) else posterior.std())
+    assert std.shape == (SAMPLES, N)
+    assert np.all(std <= SIGMA_B * (1 + 1e-4))
+    assert np.all(np.mean(std, axis=1) < 0.9 * SIGMA_B)
+    draws = posterior.sample(jax.random.key(0), 5)
+    assert (draws[0] if isinstance(draws, tuple) else draws).shape == (SAMPLES, 5, N)
+    assert leaves_equal(draws, posterior.sample(jax.random.key(0), 5))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Missing observations
+
+
+@every_method
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_without_observations_the_analysis_is_the_background(method, dtype):
+    case = twin(method, dtype)
+    analysis = case.build().analyse(case.batch(np.full_like(case.y, np.nan)), background=case.xb)
+    np.testing.assert_array_equal(state_of(analysis), case.xb)
+    np.testing.assert_array_equal(analysis.cost.last.total, np.zeros(SAMPLES))
+    assert bool(np.all(analysis.converged))
+
+
+@every_method
+@pytest.mark.parametrize("garbage", [np.nan, np.inf, -1e30, 0.0])
+def test_what_stands_at_missing_entries_does_not_matter(method, garbage):
+    case = twin(method)
+    observed = np.isfinite(case.y)
+    model = case.build(prior_mean=case.xb)
+    expected = model.analyse(case.batch())
+    filled = jnp.asarray(np.where(observed, case.y, garbage), case.dtype)
+    found = model.analyse(Batch1D(filled, observed))
+    assert leaves_equal(found.state, expected.state)
+    assert leaves_equal(found.cost.last, expected.cost.last)
+
+
+@every_method
+@pytest.mark.parametrize("kind", [bool, int, float])
+def test_a_mask_is_bool_int_or_float(method, kind):
+    case = twin(method)
+    observed = np.isfinite(case.y)
+    model = case.build(prior_mean=case.xb)
+    values = jnp.asarray(np.where(observed, case.y, 0), case.dtype)
+    assert leaves_equal(model(Batch1D(values, observed.astype(kind))), model(case.batch()))
+
+
+@every_method
+def test_samples_do_not_see_each_other(method):
+    case = twin(method)
+    model, y = case.build(), case.y.copy()
+    y[0] = np.nan
+    y[1] *= 50
+    changed = state_of(model.analyse(case.batch(y), background=case.xb))
+    alone = state_of(model.analyse(case.batch(), background=case.xb))
+    np.testing.assert_allclose(changed[2:], alone[2:], atol=5e-3)
+    np.testing.assert_array_equal(changed[0], case.xb[0])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# JAX
+
+
+@every_method
+def test_a_method_is_deterministic(method):
+    case = twin(method)
+    model = case.build()
+    assert leaves_equal(model.analyse(case.batch()), model.analyse(case.batch()))
+
+
+@every_method
+def test_a_method_goes_through_jit(method):
+    case = twin(method)
+    model = case.build(prior_mean=case.xb)
+    found = eqx.filter_jit(lambda m, b: m(b))(model, case.batch())
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(model(case.batch())), strict=True):
+        np.testing.assert_allclose(a, b, atol=5e-3)
+
+
+@every_method
+def test_one_sample_is_a_sample_of_the_batch_and_goes_through_vmap(method):
+    case = twin(method)
+    model, batch = case.build(), case.batch()
+    y = jnp.asarray(case.y if takes_window(method) else case.y[:, 0], case.dtype)
+    one = lambda y, background: state_of(model.analyse_one(y, background=background))  # noqa: E731
+    together = state_of(model.analyse(batch, background=case.xb))
+    np.testing.assert_allclose(jax.vmap(one)(y, case.xb), together, atol=5e-3)
+    np.testing.assert_allclose(one(y[1], case.xb[1]), together[1], atol=5e-3)
+    sample = model.analyse_one(batch.sample(2), background=case.xb[2])
+    np.testing.assert_allclose(state_of(sample), together[2], atol=5e-3)
+    assert sample.n_iterations.shape == ()
+
+
+@every_method
+@pytest.mark.x64
+@pytest.mark.parametrize("argument", ["observations", "background", "variance of R", "scale of B"])
+def test_the_gradient_of_the_analysis_is_that_of_differences(method, argument):
+    case = twin(method, "float64")
+    observed = np.isfinite(case.y)
+    B, y = jnp.asarray(background_covariance()), jnp.asarray(np.where(observed, case.y, 0))
+
+    def total(p):
+        """A smooth number made of the analysis, as a function of a perturbation p of one argument."""
+        model = case.build(
+            prior_mean=case.xb + (p if argument == "background" else 0),
+            prior_cov_op=DenseCovariance(B * (1 + (p if argument == "scale of B" else 0))),
+            obs_cov_op=DiagonalCovariance(
+                SIGMA_O**2 * (1 + (p if argument == "variance of R" else jnp.zeros(OBSERVED.size)))
+            ),
+            tol=1e-11,
+            max_steps=2000,
+        )
+        values = y + (p if argument == "observations" else 0)
+        return jnp.sum(jnp.sin(state_of(model.analyse(Batch1D(values, observed)))))
+
+    shape = {"observations": y.shape, "background": case.xb.shape, "variance of R": OBSERVED.shape, "scale of B": ()}
+    start = jnp.zeros(shape[argument])
+    slope = jax.grad(total)(start)
+    assert np.all(np.isfinite(slope))
+    direction = jnp.asarray(np.random.default_rng(5).standard_normal(start.shape))
+    h = 1e-4
+    expected = (total(start + h * direction) - total(start - h * direction)) / (2 * h)
+    np.testing.assert_allclose(jnp.sum(slope * direction), expected, rtol=1e-5, atol=1e-7)
+    if argument == "observations":
+        np.testing.assert_array_equal(np.asarray(slope)[~observed], 0.0)
+
+
+@every_method
+def test_gradients_are_finite_where_observations_are_missing(method):
+    case = twin(method)
+    model = case.build(prior_mean=case.xb)
+    loss = lambda y: jnp.sum(state_of(model.analyse(Batch1D.from_observations(y))))  # noqa: E731
+    slope = np.asarray(jax.grad(loss)(jnp.asarray(case.y, case.dtype)))
+    assert np.all(np.isfinite(slope))
+    np.testing.assert_array_equal(slope[~np.isfinite(case.y)], 0.0)
+    assert np.any(slope != 0)
+
+
+@every_method
+def test_new_data_do_not_compile_again(method, count_compilations):
+    """Background, B, R, observations and masks are traced: other values of the same shapes run the same program."""
+    case, other = twin(method), twin(method, seed=1)
+    model = case.build(prior_mean=case.xb)
+    batches = [case.batch(), other.batch()]
+    B = DenseCovariance(jnp.asarray(1.3 * background_covariance(), case.dtype))
+    R = DiagonalCovariance(jnp.full(OBSERVED.size, 0.5, case.dtype))
+    xb = other.xb
+    H = PointObs(OBSERVED + 1)
+    model.analyse(batches[0])
+    model(batches[0])
+    model.analyse(batches[0], background=case.xb)
+    with count_compilations() as compiled:
+        for batch in batches:
+            model(batch)
+            model.analyse(batch, background=xb)
+            model.analyse(batch, prior_cov_op=B, obs_cov_op=R, obs_op=H)
+            changed = model.with_(prior_mean=xb, prior_cov_op=B, obs_cov_op=R, obs_op=H)
+            changed(batch)
+    assert compiled.n == 0, compiled.names
+    assert compiled.n_traces == 0
+
+
+@every_method
+def test_a_first_call_compiles_few_programs(method, count_compilations):
+    """One program for the analysis; the others are a handful of tiny conversions."""
+    case = twin(method)
+    model, batch = case.build(prior_mean=case.xb[:, :].at[0].add(0.0)), case.batch(case.y[:3])
+    model = model.with_(prior_mean=case.xb[:3])
+    with count_compilations() as compiled:
+        model(batch)
+    assert sum(name not in ("", "None") and "analyse" in name for name in compiled.names) <= 1, compiled.names
+    assert compiled.n <= 8, compiled.names
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Dtypes, structures, inputs
+
+
+@every_method
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_analysis_has_the_dtype_of_its_inputs(method, dtype):
+    case = twin(method, dtype)
+    analysis = case.build().analyse(case.batch(), background=case.xb)
+    parts = (analysis.state, analysis.control, analysis.cost, analysis.history, analysis.trajectory)
+    found = {leaf.dtype.name for leaf in jax.tree.leaves(parts)}
+    assert found == {dtype}
+    assert jnp.issubdtype(analysis.status.dtype, jnp.integer)
+
+
+@every_method
+def test_the_analysis_keeps_the_batch_axis(method):
+    case = twin(method)
+    analysis = case.build().analyse(case.batch(), background=case.xb)
+    assert isinstance(analysis, Analysis)
+    assert state_of(analysis).shape == (SAMPLES, N)
+    assert analysis.converged.shape == analysis.n_iterations.shape == analysis.status.shape == (SAMPLES,)
+    assert leaves_equal(case.build(prior_mean=case.xb)(case.batch()), analysis.state)
+    if takes_window(method):
+        assert analysis.trajectory.shape == (SAMPLES, INTERVALS + 1, N)
+        np.testing.assert_allclose(analysis.trajectory[:, 0], state_of(analysis), atol=1e-6)
+
+
+@every_method
+def test_one_background_serves_all_samples(method):
+    case = twin(method)
+    alone = case.build().analyse(case.batch(), background=case.xb[0])
+    repeated = case.build().analyse(case.batch(), background=jnp.broadcast_to(case.xb[0], (SAMPLES, N)))
+    np.testing.assert_allclose(state_of(alone), state_of(repeated), atol=1e-5)
+
+
+@every_method
+def test_the_users_arrays_are_left_alone_and_numpy_is_welcome(method):
+    case = twin(method)
+    arrays = [case.y.astype(case.dtype), case.background.astype(case.dtype), np.isfinite(case.y).astype(case.dtype)]
+    y, background, mask = (array.copy() for array in arrays)
+    found = case.build().analyse(Batch1D(y, mask), background=background)
+    for array, original in zip((y, background, mask), arrays, strict=True):
+        np.testing.assert_array_equal(array, original)
+    expected = case.build().analyse(case.batch(), background=case.xb)
+    np.testing.assert_allclose(state_of(found), state_of(expected), atol=1e-6)
+
+
+def pytree_twin(method):
+    """The same small linear problem on a dictionary of arrays and on a vector."""
+    rng = np.random.default_rng(3)
+    variances = {"u": np.linspace(0.5, 2.0, 5), "v": np.array([[1.0, 0.3], [0.2, 2.0]])}
+    mean = {"u": rng.standard_normal(5), "v": rng.standard_normal((2, 2))}
+    cast = lambda tree: jax.tree.map(lambda x: jnp.asarray(x, "float32"), tree)  # noqa: E731
+    flat = lambda tree: jnp.concatenate([tree["u"], tree["v"].ravel()])  # noqa: E731
+    back = lambda x: {"u": x[:5], "v": x[5:].reshape(2, 2)}  # noqa: E731
+    A = cast(rng.standard_normal((4, 9)))
+    M = cast(0.9 * np.eye(9) + 0.1 * rng.standard_normal((9, 9)))
+    y = rng.standard_normal((2, 3 if takes_window(method) else 1, 4))
+    y[0, 0, 1] = np.nan
+    shared = {"obs_cov_op": DiagonalCovariance(jnp.full(4, 0.5, "float32"))}
+    trees = {
+        "forward": DiscreteForward(lambda s: back(M @ flat(s)), 1.0),
+        "obs_op": CallableObs(lambda s: A @ flat(s)),
+        "prior_mean": cast(mean),
+        "prior_cov_op": lx.DiagonalLinearOperator(cast(variances)),
+        "model_err_cov_op": lx.DiagonalLinearOperator(jax.tree.map(lambda v: 0.1 * v, cast(variances))),
+    }
+    vectors = {
+        "forward": DiscreteForward(lambda x: M @ x, 1.0),
+        "obs_op": LinearObs(A),
+        "prior_mean": flat(cast(mean)),
+        "prior_cov_op": DiagonalCovariance(flat(cast(variances))),
+        "model_err_cov_op": DiagonalCovariance(0.1 * flat(cast(variances))),
+    }
+    required = slots_of(method)[0]
+    build = lambda slots: method(**{k: v for k, v in {**shared, **slots}.items() if k in required})  # noqa: E731
+    return build(trees), build(vectors), Batch1D.from_observations(jnp.asarray(y, "float32")), flat
+
+
+@every_method
+def test_a_state_may_be_a_pytree(method):
+    on_trees, on_vectors, batch, flat = pytree_twin(method)
+    found, expected = on_trees.analyse(batch), on_vectors.analyse(batch)
+    assert state_of(found)["u"].shape == (2, 5)
+    assert state_of(found)["v"].shape == (2, 2, 2)
+    np.testing.assert_allclose(jax.vmap(flat)(state_of(found)), state_of(expected), atol=2e-3)
+    std = on_trees.posterior(batch).std()
+    std = std[0] if isinstance(std, tuple) else std
+    expected_std = on_vectors.posterior(batch).std()
+    expected_std = expected_std[0] if isinstance(expected_std, tuple) else expected_std
+    np.testing.assert_allclose(jax.vmap(flat)(std), expected_std, atol=2e-3)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Overrides, starts, convergence
+
+
+@every_method
+def test_an_override_is_the_method_with_that_slot(method):
+    case = twin(method)
+    model = case.build()
+    B = DenseCovariance(jnp.asarray(0.5 * background_covariance(), case.dtype))
+    R = DiagonalCovariance(jnp.full(OBSERVED.size, 0.3, case.dtype))
+    overrides = {"prior_cov_op": B, "obs_cov_op": R, "obs_op": PointObs(OBSERVED + 1)}
+    found = model.analyse(case.batch(), background=case.xb, **overrides)
+    expected = model.with_(prior_mean=case.xb, **overrides).analyse(case.batch())
+    assert leaves_equal(found.state, expected.state)
+    assert not leaves_equal(found.state, model.analyse(case.batch(), background=case.xb).state)
+
+
+@every_method
+def test_with_returns_another_method_and_leaves_this_one(method):
+    case = twin(method)
+    model = case.build()
+    before = jax.tree.leaves(model)
+    other = model.with_(prior_mean=case.xb[1], tol=1e-3)
+    assert type(other) is method
+    assert other.tol == 1e-3
+    assert leaves_equal(model, before)
+    assert leaves_equal(model.with_(), model)
+
+
+@every_method
+def test_starts_change_the_number_of_iterations_and_not_the_analysis(method):
+    case = twin(method)
+    model = case.build(tol=1e-4)
+    cold = model.analyse(case.batch(), background=case.xb)
+    starts = {"warm_start": cold, "first_guess": state_of(cold)}
+    for name, start in starts.items():
+        warm = model.analyse(case.batch(), background=case.xb, **{name: start})
+        np.testing.assert_allclose(state_of(warm), state_of(cold), atol=5e-3)
+        assert bool(np.all(warm.converged))
+        np.testing.assert_allclose(warm.cost.first.total, cold.cost.first.total, rtol=1e-5)  # that of the background
+        if method.iterative:
+            assert np.all(np.asarray(warm.n_iterations) < np.asarray(cold.n_iterations)), name
+
+
+@every_method
+def test_a_bad_start_does_not_make_a_bad_analysis(method):
+    case = twin(method)
+    model = case.build(max_steps=3, tol=1e-12)
+    away = case.xb + 5 * jnp.asarray(np.random.default_rng(2).standard_normal(case.xb.shape), case.dtype)
+    analysis = model.analyse(case.batch(), background=case.xb, first_guess=away)
+    assert np.all(np.asarray(analysis.cost.last.total) <= np.asarray(analysis.cost.first.total))
+
+
+@every_iterative_method
+def test_not_converged_is_never_silent(method):
+    case = twin(method)
+    model = case.build(prior_mean=case.xb, max_steps=2, tol=1e-12)
+    analysis = model.analyse(case.batch())
+    assert not np.any(analysis.converged)
+    assert np.all(np.asarray(analysis.status) == Status.MAX_STEPS)
+    assert "max_steps" in analysis.message()
+    with pytest.warns(ConvergenceWarning, match=f"{method.__name__}: .*max_steps") as caught:
+        model(case.batch())
+    assert len(caught) == 1
+    strict = model.with_(strict=True)
+    for call in (strict, strict.analyse):
+        with pytest.raises(ConvergenceError, match=f"{method.__name__}: .*max_steps"):
+            call(case.batch())
+
+
+@every_method
+def test_a_converged_analysis_is_silent_and_strict_lets_it_through(method):
+    case = twin(method)
+    model = case.build(prior_mean=case.xb, strict=True)  # warnings are errors here
+    assert leaves_equal(model(case.batch()), model.analyse(case.batch()).state)
+
+
+@every_iterative_method
+def test_the_history_tells_the_run(method):
+    case = twin(method)
+    analysis = case.build(max_steps=40).analyse(case.batch(), background=case.xb)
+    total, steps = np.asarray(analysis.history.total), np.asarray(analysis.n_iterations)
+    for sample in range(SAMPLES):
+        recorded = total[sample][np.isfinite(total[sample])]
+        assert recorded.size >= steps[sample]
+        np.testing.assert_allclose(recorded[0], analysis.cost.first.total[sample], rtol=1e-4)
+        assert np.min(recorded) >= analysis.cost.last.total[sample] * (1 - 1e-4)
+        norm = np.asarray(analysis.history.gradient_norm[sample])
+        np.testing.assert_array_equal(np.isfinite(norm), np.isfinite(total[sample]))
+
+
+@every_method
+def test_iterate_ends_where_analyse_does_and_can_be_resumed(method):
+    case = twin(method)
+    model = case.build(prior_mean=case.xb)
+    steps = list(model.iterate(case.batch()))
+    assert all(isinstance(step, Analysis) for step in steps)
+    np.testing.assert_allclose(state_of(steps[-1]), state_of(model.analyse(case.batch())), atol=5e-3)
+    costs = np.array([np.asarray(step.cost.last.total) for step in steps])
+    assert np.all(np.diff(costs, axis=0) <= 1e-3 * costs[:-1])
+    resumed = list(model.iterate(case.batch(), warm_start=steps[len(steps) // 2]))
+    np.testing.assert_allclose(state_of(resumed[-1]), state_of(steps[-1]), atol=5e-3)
+    assert len(resumed) <= len(steps)
+
+
+@every_method
+def test_a_method_is_the_analysis_step_of_a_cycle(method):
+    case = twin(method)
+    model = case.build()
+    step = model.as_analysis_step()
+    assert isinstance(step, AnalysisStep)
+    entries = [jnp.asarray(entry, case.dtype) for entry in case.y[0]]
+    found = step(case.xb[0], entries if takes_window(method) else entries[0], obs_op=None, obs_err_cov=None)
+    expected = model.analyse_one(jnp.asarray(case.y[0], case.dtype), background=case.xb[0])
+    assert found.shape == (N,)
+    assert found.dtype == case.xb.dtype
+    end = expected.trajectory[-1] if takes_window(method) else state_of(expected)
+    np.testing.assert_allclose(found, end, atol=5e-3)
+    R = DiagonalCovariance(jnp.full(OBSERVED.size, 1e6, case.dtype))
+    ignored = step(case.xb[0], entries if takes_window(method) else entries[0], obs_op=None, obs_err_cov=R)
+    forecast = rollout(Lorenz96(N, dt=0.02), case.xb[0], len(entries) - 1)[-1]
+    np.testing.assert_allclose(ignored, forecast, atol=1e-2)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Unusable input
+
+
+def bad_inputs(case):
+    """(what to call, the error, its words) for one twin."""
+    model, batch = case.build(), case.batch()
+    wide = case.batch(np.concatenate([case.y, case.y], axis=-1))
+    small = DenseCovariance(jnp.eye(5, dtype=case.dtype))
+    return {
+        "observations of another shape": (
+            lambda: model(wide),
+            ValueError,
+            rf"{type(model).__name__}: `batch.input` has shape \(4, \d, 12\), expected .*6.*`obs_op`",
+        ),
+        "no batch": (lambda: model(case.y), TypeError, "`batch` is ndarray, expected Batch1D.*from_observations"),
+        "background of another shape": (
+            lambda: model.analyse(batch, background=case.xb[:, :5]),
+            ValueError,
+            r"background` has shape \(4, 5\), expected \(12,\) or \(4, 12\)",
+        ),
+        "background for other samples": (
+            lambda: model.analyse(batch, background=case.xb[:3]),
+            ValueError,
+            r"background` has shape \(3, 12\), expected \(12,\) or \(4, 12\)",
+        ),
+        "background of another structure": (
+            lambda: model.analyse(batch, background={"u": case.xb}),
+            ValueError,
+            "background` has the structure .*'u'.*, expected",
+        ),
+        "incomplete background": (
+            lambda: model.analyse(batch, background=case.xb.at[0, 3].set(jnp.nan)),
+            ValueError,
+            "the background .*has 1 non-finite entries; it must be complete",
+        ),
+        "B of another shape": (
+            lambda: model.analyse(batch, prior_cov_op=small),
+            ValueError,
+            r"(prior_mean|background|prior_cov_op|obs_op).*\(5,\)",
+        ),
+        "R of another shape": (
+            lambda: model.analyse(batch, obs_cov_op=small),
+            ValueError,
+            r"`obs_cov_op` acts on shape \(5,\), expected \(6,\)",
+        ),
+        "B as a matrix": (
+            lambda: model.analyse(batch, prior_cov_op=np.eye(N)),
+            TypeError,
+            "`prior_cov_op` is ndarray, expected a covariance.*DenseCovariance",
+        ),
+        "R as variances": (
+            lambda: model.analyse(batch, obs_cov_op=np.ones(6)),
+            TypeError,
+            "`obs_cov_op` is ndarray, expected a covariance.*DiagonalCovariance",
+        ),
+        "operator of another state": (
+            lambda: model.analyse(batch, obs_op=PointObs([0, 50, 2, 3, 4, 5])),
+            ValueError,
+            "`obs_op` .*cannot be applied to a state of shape",
+        ),
+        "two starts": (
+            lambda: model.analyse(batch, first_guess=case.xb, warm_start=case.xb),
+            ValueError,
+            "`first_guess` .*or `warm_start`.*not both",
+        ),
+        "first guess of another shape": (
+            lambda: model.analyse(batch, first_guess=case.xb[:, :3]),
+            ValueError,
+            r"`first_guess` has shape \(4, 3\), expected",
+        ),
+        "warm start of another shape": (
+            lambda: model.analyse(batch, warm_start=case.xb[:, :3]),
+            ValueError,
+            r"`warm_start` has shape \(4, 3\), expected",
+        ),
+        "unknown slot": (
+            lambda: model.with_(prior_men=case.xb),
+            TypeError,
+            r"unknown slot `prior_men`.*Did you mean `prior_mean`\?",
+        ),
+        "unknown override": (lambda: model.analyse(batch, bakground=case.xb), TypeError, "bakground"),
+    }
+
+
+BAD_INPUTS = list(bad_inputs(twin(METHODS[0])))
+
+
+@every_method
+@pytest.mark.parametrize("kind", BAD_INPUTS)
+def test_bad_input_is_refused_in_words_before_anything_is_compiled(method, kind, count_compilations):
+    call, error, words = bad_inputs(twin(method))[kind]
+    with count_compilations() as compiled, pytest.raises(error) as caught:
+        call()
+    assert type(caught.value) is error
+    assert re.search(words, str(caught.value)), str(caught.value)
+    assert not any("analyse" in name for name in compiled.names), compiled.names
+
+
+@every_method
+def test_the_number_of_times_has_to_fit_the_method(method):
+    case = twin(method)
+    if takes_window(method):
+        with pytest.raises(ValueError, match=r"`batch.input` has shape \(4, 6\), expected \(B, T\+1, "):
+            case.build()(case.batch(case.y[:, 0]))
+    else:
+        several = np.concatenate([case.y, case.y], axis=1)
+        with pytest.raises(ValueError, match="2 time entries, expected 1; use StrongFourDVar"):
+            case.build()(case.batch(several))
+
+
+@pytest.mark.parametrize(
+    "method", [cls for cls in METHODS if "minimiser" in slots_of(cls)[1]], ids=lambda cls: cls.__name__
+)
+def test_a_minimiser_is_an_instance_of_optimistix(method):
+    for wrong in (optx.BFGS, "BFGS"):
+        with pytest.raises(TypeError, match="`minimiser` is .*BFGS.*expected an optimistix minimiser"):
+            twin(method).build(minimiser=wrong)

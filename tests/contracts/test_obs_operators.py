@@ -1,0 +1,179 @@
+"""Every exported observation operator is fit for an analysis: `observation_operator_test` on all of them.
+
+A class joins by being exported from `vardax.obs_operators`; the test of the recipes then asks for examples of it.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+import pytest
+
+import vardax.obs_operators
+from vardax.obs_operators import (
+    CallableObs,
+    InterpObs,
+    LinearObs,
+    MaskedIdentity,
+    PointObs,
+    interp_obs_from_coords,
+    is_linear,
+)
+from vardax.protocols import ObservationOperator
+from vardax.types import Grid, Observations
+from vardax.validation import observation_operator_test
+
+EXPORTED = [getattr(vardax.obs_operators, name) for name in vardax.obs_operators.__all__]
+CLASSES = [cls for cls in EXPORTED if isinstance(cls, type) and not cls.__name__.startswith("Abstract")]
+
+DTYPES = ["float32", pytest.param("float64", marks=pytest.mark.x64)]
+
+
+def array(values, dtype):
+    return jnp.asarray(values, dtype)
+
+
+def noise(shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+def axis(n, dtype):
+    return array(np.arange(n), dtype)
+
+
+def positions(shape, p, dtype, seed=1):
+    """p positions inside a grid of unit spacing."""
+    rng = np.random.default_rng(seed)
+    return array(np.stack([rng.uniform(0, max(n - 1, 0), p) for n in shape], axis=1), dtype)
+
+
+def bound(shape, p, **options):
+    def recipe(dtype):
+        H = InterpObs([axis(n, dtype) for n in shape], **options)
+        return H.at(positions(shape, p, dtype)), array(noise(shape), dtype)
+
+    return recipe
+
+
+def observed_points(dtype):
+    coords = positions((9, 7), 6, dtype)
+    points = Observations(array(noise(6), dtype), 1.0, 0.0, coords, valid=[1, 1, 0, 1, 1, 0])
+    return InterpObs(Grid([axis(9, dtype), axis(7, dtype)], periodic=(1,))).at(points), array(noise((9, 7)), dtype)
+
+
+def nonlinear(state):
+    return jnp.log(1 + state["u"] ** 2)[::2] * jnp.sum(state["v"])
+
+
+# (operator, state) of each exported class, by name.
+RECIPES = {
+    "MaskedIdentity": {
+        "field": lambda dtype: (MaskedIdentity(), array(noise((4, 5)), dtype)),
+        "one": lambda dtype: (MaskedIdentity(), array([0.3], dtype)),
+        "pytree": lambda dtype: (MaskedIdentity(), {"u": array(noise(3), dtype), "v": array(1e5 * noise(2), dtype)}),
+    },
+    "LinearObs": {
+        "matrix": lambda dtype: (LinearObs(array(noise((5, 12)), dtype)), array(noise(12), dtype)),
+        "matrix on a field": lambda dtype: (LinearObs(noise((5, 12))), array(noise((3, 4)), dtype)),
+        "field to field": lambda dtype: (LinearObs(array(noise((2, 2, 3, 4)), dtype)), array(noise((3, 4)), dtype)),
+        "lineax": lambda dtype: (
+            LinearObs(lx.DiagonalLinearOperator(array(noise(200), dtype))),
+            array(noise(200), dtype),
+        ),
+        "callable": lambda dtype: (
+            LinearObs(lambda s: s["u"][::2] - s["v"]),
+            {"u": array(noise(6), dtype), "v": array(noise(3), dtype)},
+        ),
+    },
+    "PointObs": {
+        "ravelled": lambda dtype: (PointObs([0, 7, 7, 19]), array(noise((4, 5)), dtype)),
+        "per axis": lambda dtype: (PointObs((np.array([0, 3]), np.array([4, 4]))), array(noise((4, 5)), dtype)),
+        "none": lambda dtype: (PointObs(np.array([], int)), array(noise(5), dtype)),
+        "many": lambda dtype: (
+            PointObs(np.random.default_rng(0).integers(10_000, size=500)),
+            array(noise(10_000), dtype),
+        ),
+    },
+    "InterpObs": {
+        "1-D": bound((9,), 5),
+        "1-D, nearest": bound((9,), 5, order=0),
+        "1-D, one point": bound((1,), 3),
+        "2-D, periodic": bound((8, 11), 20, periodic=(0,)),
+        "3-D": bound((4, 5, 6), 15),
+        "3-D, clamped": bound((4, 5, 6), 15, outside="clamp"),
+        "observations with gaps": observed_points,
+        "several variables": lambda dtype: (
+            InterpObs([axis(6, dtype)]).at(positions((6,), 4, dtype)),
+            array(noise((3, 6)), dtype),
+        ),
+        "from coordinates": lambda dtype: (
+            interp_obs_from_coords([axis(6, dtype), axis(5, dtype)], positions((6, 5), 7, dtype), periodic=(1,)),
+            array(noise((6, 5)), dtype),
+        ),
+        "outside masked": lambda dtype: (
+            interp_obs_from_coords([axis(6, dtype)], array([[0.5], [7.0], [-1.0]], dtype), outside="mask"),
+            array(noise(6), dtype),
+        ),
+    },
+    "CallableObs": {
+        "nonlinear": lambda dtype: (CallableObs(jnp.sin), array(noise(7), dtype)),
+        "pytree": lambda dtype: (CallableObs(nonlinear), {"u": array(noise(5), dtype), "v": array(noise(4), dtype)}),
+        "network": lambda dtype: (
+            CallableObs(eqx.nn.MLP(5, 3, 8, 1, activation=jax.nn.tanh, dtype=jnp.dtype(dtype), key=jax.random.key(0))),
+            array(noise(5), dtype),
+        ),
+        "scalar": lambda dtype: (CallableObs(lambda x: jnp.sqrt(jnp.sum(x**2))), array(1 + noise(4) ** 2, dtype)),
+    },
+}
+
+EXAMPLES = [
+    pytest.param(recipe, id=f"{cls}-{name}") for cls, recipes in RECIPES.items() for name, recipe in recipes.items()
+]
+
+
+def test_every_exported_class_has_examples():
+    assert {cls.__name__ for cls in CLASSES} == set(RECIPES)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("recipe", EXAMPLES)
+def test_an_operator_is_fit_for_an_analysis(recipe, dtype):
+    operator, state = recipe(dtype)
+    assert isinstance(operator, ObservationOperator)
+    report = observation_operator_test(operator, state)
+    assert report, str(report)
+
+
+@pytest.mark.parametrize("recipe", EXAMPLES)
+def test_is_linear_agrees_with_what_the_operator_does(recipe):
+    operator, state = recipe("float32")
+    scaled = jax.tree.map(lambda leaf: 3 * leaf, state)
+    zero = jax.tree.map(jnp.zeros_like, state)
+    y, y3, y0 = (jax.tree.leaves(operator(s)) for s in (state, scaled, zero))
+    affine = all(np.allclose(c - a, 3 * (b - a), atol=1e-3) for a, b, c in zip(y0, y, y3, strict=True))
+    assert is_linear(operator, state) == affine
+
+
+@pytest.mark.parametrize("recipe", EXAMPLES)
+def test_an_operator_goes_through_jit_and_vmap(recipe):
+    operator, state = recipe("float32")
+    stack = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), state)
+    together = eqx.filter_jit(lambda op, states: jax.vmap(op)(states))(operator, stack)
+    for k in range(2):
+        alone = operator(jax.tree.map(lambda leaf, k=k: leaf[k], stack))
+        for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(together), strict=True):
+            np.testing.assert_allclose(a, b[k], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("recipe", EXAMPLES)
+def test_two_operators_of_one_structure_share_a_compilation(recipe, count_compilations):
+    """Arrays of an operator are traced leaves: a new operator of the same shapes does not compile again."""
+    operator, state = recipe("float32")
+    run = eqx.filter_jit(lambda op, state: op(state))
+    run(operator, state)
+    arrays, rest = eqx.partition(operator, eqx.is_array)
+    other = eqx.combine(jax.tree.map(lambda leaf: jnp.array(leaf), arrays), rest)
+    with count_compilations() as compiled:
+        run(other, state)
+    assert compiled.n == 0, compiled.names
