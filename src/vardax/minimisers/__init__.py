@@ -8,18 +8,21 @@ linear-Gaussian ones directly. The transforms `Identity`, `Exp`, `Softplus` keep
 
 from vardax.minimisers.blue import solve_blue_problem
 from vardax.minimisers.closed_form import NormalFactor
+from vardax.minimisers.krylov import KrylovResult, solve_blue
 from vardax.minimisers.lbfgs import LimitedMemoryBFGS, RoundingArmijo
 from vardax.minimisers.minimise import iterate, minimise
 from vardax.minimisers.observed import ObservedEntries, ObservedSamples
 from vardax.minimisers.problem import BatchedProblem, ControlSpaceProblem, Snapshot, Window
 from vardax.minimisers.recording import Record, RecordingSolver
-from vardax.minimisers.transforms import Exp, Identity, Softplus
+from vardax.minimisers.transforms import AbstractControlTransform, Exp, Identity, Softplus
 
 __all__ = [
+    "AbstractControlTransform",
     "BatchedProblem",
     "ControlSpaceProblem",
     "Exp",
     "Identity",
+    "KrylovResult",
     "LimitedMemoryBFGS",
     "NormalFactor",
     "ObservedEntries",
@@ -32,5 +35,6 @@ __all__ = [
     "Window",
     "iterate",
     "minimise",
+    "solve_blue",
     "solve_blue_problem",
 ]

@@ -27,7 +27,7 @@ preconditioned conjugate gradient algorithm. QJRMS 135, 1573-1585.
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -57,10 +57,11 @@ Product = Callable[[Array], Array]
 Record = tuple[Array, Array, Array]
 
 
+@runtime_checkable
 class ObservationError(Protocol):
     """R between the observed entries: `AbstractRestriction`, or anything with this product."""
 
-    def solve(self, residual: Array) -> Array:
+    def solve(self, residual: Array, /) -> Array:
         """R⁻¹ r, zero where missing."""
         ...
 

@@ -117,7 +117,7 @@ def per_sample(tree: PyTree[Array], structure: PyTree, n_samples: int, name: str
             return leaf
         raise ValueError(
             f"{owner}: `{name}` has shape {leaf.shape}, expected {tuple(like.shape)} or "
-            f"{(n_samples, *like.shape)} (`prior_cov_op` acts on {tuple(like.shape)}, and there are {n_samples} samples)."
+            f"{(n_samples, *like.shape)} (`prior_cov_op` acts on {tuple(like.shape)}; there are {n_samples} samples)."
         )
 
     return jax.tree.map(one, tree, structure)

@@ -20,6 +20,7 @@ from vardax.obs_operators.identity import MaskedIdentity
 from vardax.obs_operators.interp import InterpObs, interp_obs_from_coords
 from vardax.obs_operators.linear import LinearObs
 from vardax.obs_operators.linearisation import is_linear, linearise_operator
+from vardax.obs_operators.module_operator import ModuleLinearOperator
 from vardax.obs_operators.point import PointObs
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "InterpObs",
     "LinearObs",
     "MaskedIdentity",
+    "ModuleLinearOperator",
     "PointObs",
     "interp_obs_from_coords",
     "is_linear",
