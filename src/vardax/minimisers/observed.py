@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float, Int
 
+from vardax.covariances.diagonal import DiagonalCovariance
 from vardax.covariances.functions import diagonal, restrict
 from vardax.types import AbstractBatch, Observations, float_array, observed_entries
 
@@ -169,11 +170,21 @@ def _same_count(points: Observations, n_instruments: int) -> Observations:
     )
 
 
-def restrict_samples(samples: ObservedSamples, obs_cov_op: lx.AbstractLinearOperator, owner: str) -> ObservedEntries:
+def restrict_samples(
+    samples: ObservedSamples, obs_cov_op: lx.AbstractLinearOperator | None, owner: str
+) -> ObservedEntries:
     """R restricted to what each sample observed, factored once; all leaves stacked over the samples.
 
-    R may describe one time entry, (*obs), and then holds for each, or the whole window, (E, *obs).
+    R may describe one time entry, (*obs), and then holds for each, or the whole window, (E, *obs). None is the diagonal
+    R of the standard deviations that come with the observations.
     """
+    if obs_cov_op is None:
+        if samples.obs_err is None:
+            raise ValueError(
+                f"{owner}: no observation error is given; give `obs_cov_op`, or `obs_err` (`error` of Observations) "
+                "with the observations."
+            )
+        obs_cov_op = DiagonalCovariance(jnp.ones(samples.value.shape[2:], samples.value.dtype))
     structure = obs_cov_op.out_structure()
     shape, dtype = structure.shape, structure.dtype
     entry_shape, window_shape = samples.value.shape[2:], samples.value.shape[1:]

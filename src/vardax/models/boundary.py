@@ -156,7 +156,7 @@ def assemble(
     *,
     mean: PyTree[Array],
     prior_cov_op: lx.AbstractLinearOperator,
-    obs_cov_op: lx.AbstractLinearOperator,
+    obs_cov_op: lx.AbstractLinearOperator | None,
     observe: Any,
     transform: PyTree,
     owner: str,

@@ -56,7 +56,7 @@ class AbstractAnalysisMethod(eqx.Module):
     obs_op: eqx.AbstractVar[Any]
     prior_mean: eqx.AbstractVar[PyTree[Array]]
     prior_cov_op: eqx.AbstractVar[lx.AbstractLinearOperator]
-    obs_cov_op: eqx.AbstractVar[lx.AbstractLinearOperator]
+    obs_cov_op: eqx.AbstractVar[lx.AbstractLinearOperator | None]
     tol: eqx.AbstractVar[float | None]
     max_steps: eqx.AbstractVar[int]
     strict: eqx.AbstractVar[bool]
@@ -173,7 +173,8 @@ def _pose(method: AbstractAnalysisMethod, batch: Any) -> BatchedProblem:
     """Read the batch and put the problem together. Every shape is checked here, before anything is compiled."""
     owner = type(method).__name__
     check_covariance(method.prior_cov_op, "prior_cov_op", owner)
-    check_covariance(method.obs_cov_op, "obs_cov_op", owner)
+    if method.obs_cov_op is not None:
+        check_covariance(method.obs_cov_op, "obs_cov_op", owner)
     shape = observation_shape(method.obs_op, method.prior_mean, method.prior_cov_op.out_structure(), batch, owner)
     samples = read_samples(batch, shape, window=method.takes_window, owner=owner)
     return assemble(

@@ -29,7 +29,8 @@ __all__ = ["OptimalInterpolation"]
 
 
 class OptimalInterpolation(AbstractAnalysisMethod):
-    """BLUE / OI in closed form; refuses a nonlinear `obs_op`.
+    """BLUE / OI in closed form; refuses a nonlinear `obs_op`. `obs_cov_op=None` takes the standard deviations that come
+    with the observations as a diagonal R.
 
     `tol` (default 1e-6 in float64, 1e-4 in float32) and `max_steps` (default 500) govern the iterative form of large
     problems: ‖∇J(chi)‖ <= tol · max(1, ‖∇J(x_b)‖).
@@ -41,7 +42,7 @@ class OptimalInterpolation(AbstractAnalysisMethod):
     obs_op: Any
     prior_mean: PyTree[Array] = eqx.field(converter=as_state)
     prior_cov_op: lx.AbstractLinearOperator
-    obs_cov_op: lx.AbstractLinearOperator
+    obs_cov_op: lx.AbstractLinearOperator | None
     tol: float | None = eqx.field(static=True, default=None, kw_only=True)
     max_steps: int = eqx.field(static=True, default=500, kw_only=True)
     strict: bool = eqx.field(static=True, default=False, kw_only=True)

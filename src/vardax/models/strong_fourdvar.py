@@ -47,7 +47,7 @@ class StrongFourDVar(AbstractAnalysisMethod):
     obs_op: Any
     prior_mean: PyTree[Array] = eqx.field(converter=as_state)
     prior_cov_op: lx.AbstractLinearOperator
-    obs_cov_op: lx.AbstractLinearOperator
+    obs_cov_op: lx.AbstractLinearOperator | None
     minimiser: Any = eqx.field(default=None, converter=as_minimiser)
     minimiser_adjoint: optx.AbstractAdjoint = eqx.field(default=optx.ImplicitAdjoint(), converter=as_adjoint)
     forward_adjoint: Any = eqx.field(default=optx.RecursiveCheckpointAdjoint())

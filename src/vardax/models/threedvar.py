@@ -33,6 +33,7 @@ __all__ = ["ThreeDVar"]
 class ThreeDVar(AbstractAnalysisMethod):
     """3DVar with any optimistix minimiser or least-squares solver.
 
+    - `obs_cov_op`: R of one time entry; None takes the standard deviations that come with the observations.
     - `minimiser`: default L-BFGS. One that is given must also satisfy its own rtol and atol.
     - `minimiser_adjoint`: how gradients of the analysis are made; `ImplicitAdjoint()` differentiates the optimum.
     - `tol` (default 1e-6 in float64, 1e-4 in float32): converged when ‖∇J(chi)‖ <= tol · max(1, ‖∇J(x_b)‖).
@@ -47,7 +48,7 @@ class ThreeDVar(AbstractAnalysisMethod):
     obs_op: Any
     prior_mean: PyTree[Array] = eqx.field(converter=as_state)
     prior_cov_op: lx.AbstractLinearOperator
-    obs_cov_op: lx.AbstractLinearOperator
+    obs_cov_op: lx.AbstractLinearOperator | None
     minimiser: Any = eqx.field(default=None, converter=as_minimiser)
     minimiser_adjoint: optx.AbstractAdjoint = eqx.field(default=optx.ImplicitAdjoint(), converter=as_adjoint)
     control_transform: PyTree = eqx.field(default=Identity(), kw_only=True)

@@ -73,7 +73,7 @@ class ValidationReport:
         """PASSED, or FAILED and what to look at: the first failing row says most, the later ones may follow from it."""
         if self.passed:
             return f"PASSED: {_count(len(self.rows))} within the limits."
-        names = ", ".join(row.name for row in self.failures)
+        names = "; ".join(row.name for row in self.failures)
         return f"FAILED: {len(self.failures)} of {_count(len(self.rows))}: {names}. Look at: {self.failures[0].meaning}"
 
     def __bool__(self) -> bool:
