@@ -131,7 +131,7 @@ def test_gradients_under_an_eager_grad():
 
     def loss(length):
         covariance = MaternLinearOperator((12,), length, boundary="free")
-        assert covariance.domain_shape == (32,)
+        assert covariance.domain_shape == (30,)
         return jnp.sum(covariance.mv(v) ** 2)
 
     h = 1e-5
@@ -203,9 +203,9 @@ def test_free_log_determinant_of_a_large_grid_is_within_its_standard_error():
     large = MaternLinearOperator((DENSE_LIMIT + 1,), 2.0, 1.3, 0.5, boundary="free")
     rho = math.exp(-0.5)  # an autoregressive process: |B| = sigma^2n (1 - rho^2)^(n - 1)
     expected = 2 * large.in_size() * math.log(1.3) + (large.in_size() - 1) * math.log(1 - rho**2)
-    estimate, error = large.logdet_estimate(jax.random.key(0))
-    assert large.logdet() == estimate
-    assert abs(estimate - expected) < 3 * error < 50
+    assert large.logdet() == large.logdet_estimate(jax.random.key(0))[0]
+    estimate, error = large.logdet_estimate(jax.random.key(1), n_probes=64)
+    assert abs(estimate - expected) < 3 * error < 3
 
 
 @pytest.mark.x64

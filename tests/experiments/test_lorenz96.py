@@ -160,9 +160,10 @@ def test_a_run_is_repeatable():
         assert a.history.analysis.dtype == np.float32
 
 
-def test_expected_scores_belong_to_the_default_settings():
-    assert expected_scores(Lorenz96Config(seed=5, cycles=2000, precision="float32")) is EXPECTED
+def test_expected_scores_belong_to_long_runs_with_the_default_settings():
+    assert expected_scores(Lorenz96Config(seed=5, cycles=5000, precision="float32")) is EXPECTED
     assert expected_scores(Lorenz96Config(forcing=10.0)) == {}
+    assert expected_scores(Lorenz96Config(cycles=4999)) == {}
 
 
 BAD = {

@@ -62,8 +62,8 @@ class DACycle(eqx.Module):
     >>> nudge = lambda forecast, obs, *, obs_op, obs_err_cov: forecast + 0.5 * (obs - forecast)
     >>> cycle = DACycle(halve, None, nudge, obs_source=jnp.array([[3.0], [4.0]]), n_steps=2)
     >>> state, da_state = cycle(jnp.array([2.0]), DAState())
-    >>> state, da_state.t, da_state.cycle_count, da_state.extras["history"].forecast
-    (Array([2.5], dtype=float32), 2.0, 2, Array([[1.], [1.]], dtype=float32))
+    >>> state.tolist(), da_state.t, da_state.cycle_count, da_state.extras["history"].forecast.tolist()
+    ([2.5], 2.0, 2, [[1.0], [1.0]])
     """
 
     forward_model: Any

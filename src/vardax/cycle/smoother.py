@@ -88,7 +88,8 @@ class SmootherCycle(eqx.Module):
     - `reuse`: whether a window sees entries that an earlier one has assimilated.
 
     The state of the first call (cycle_count 0) is the background at the first window's start. Later calls go on where
-    the last one ended: from the state when `stride >= window - 1`, else from `da_state.extras["background"]`.
+    the last one ended: from the state when the windows adjoin (stride = window - 1), where it is the next background,
+    and otherwise from `da_state.extras["background"]`.
     """
 
     forward_model: Any

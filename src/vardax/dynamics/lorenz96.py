@@ -7,12 +7,15 @@ one unit of time is about five days. Time stepping is the classical fourth-order
 
 The derivative of the stencil is written by hand (`advection`). Left to itself, XLA turns the transpose of
 concatenated slices into pads and additions, three times as slow as the tangent for large n; the transpose of a gather
-by a constant index is not. The value is computed with slices, where those are fastest.
+by a constant index is not. The value is computed with slices of the wrapped state, where those are fastest; the
+barrier makes XLA write it down once instead of computing the whole stage again for each slice (2.6 times faster for
+n = 400,000).
 
 Reference: E. N. Lorenz, "Predictability: a problem partly solved", ECMWF seminar (1996); E. N. Lorenz and
 K. A. Emanuel, J. Atmos. Sci. 55 (1998), 399-414.
 """
 
+import operator
 from typing import SupportsIndex
 
 import equinox as eqx
@@ -33,7 +36,7 @@ def advection(x: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
     >>> advection(jnp.array([1.0, 2.0, 3.0, 4.0])).tolist()
     [-4.0, -1.0, 6.0, -3.0]
     """
-    wrapped = jnp.concatenate([x[..., -2:], x, x[..., :1]], axis=-1)
+    wrapped = jax.lax.optimization_barrier(jnp.concatenate([x[..., -2:], x, x[..., :1]], axis=-1))
     return (wrapped[..., 3:] - wrapped[..., :-3]) * wrapped[..., 1:-2]
 
 
@@ -79,7 +82,7 @@ class Lorenz96(eqx.Module):
     dt: float | Array
 
     def __init__(self, n: SupportsIndex = 40, forcing: ArrayLike = 8.0, dt: ArrayLike = 0.05):
-        if isinstance(n, bool) or not hasattr(n, "__index__") or n < 4:
+        if isinstance(n, bool) or not hasattr(n, "__index__") or operator.index(n) < 4:
             raise ValueError(f"Lorenz96: `n` is {n!r}, expected an integer of at least 4, the stencil's points.")
         self.n = int(n)
         self.forcing = float_array(forcing)
@@ -139,7 +142,7 @@ def simulate_lorenz96(
     (5, 40)
     """
     for name, count in (("n_steps", n_steps), ("spin_up", spin_up)):
-        if isinstance(count, bool) or not hasattr(count, "__index__") or count < 0:
+        if isinstance(count, bool) or not hasattr(count, "__index__") or operator.index(count) < 0:
             raise ValueError(f"simulate_lorenz96: `{name}` is {count!r}, expected a non-negative integer.")
     model = Lorenz96(n, forcing, dt)
     return _simulate(model, key, int(n_steps), int(spin_up), jnp.dtype(dtype or jnp.result_type(float)))

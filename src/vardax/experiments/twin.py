@@ -177,6 +177,11 @@ def posterior_spread(twin: Twin, estimate: Estimate, first: int) -> float | None
     window = jnp.stack([jnp.full_like(observations, jnp.nan), observations], axis=1)
     background = jnp.asarray(estimate.history.analysis[chosen - 1])
     posterior = _quietly(model.posterior, Batch1D.from_observations(window), background=background)
-    draws = posterior.sample(jax.random.key(0), DRAWS)
-    step = jax.jit(jax.vmap(jax.vmap(lambda x: twin.forward.step(x, twin.forward.dt))))
-    return float(jnp.sqrt(jnp.mean(jnp.var(step(draws), axis=1, ddof=1))))
+    ends = _advanced(twin.forward, posterior.sample(jax.random.key(0), DRAWS))
+    return float(jnp.sqrt(jnp.mean(jnp.var(ends, axis=1, ddof=1))))
+
+
+@eqx.filter_jit
+def _advanced(forward: Any, states: Float[Array, "cycles draws n"]) -> Float[Array, "cycles draws n"]:
+    """Each state one interval later."""
+    return jax.vmap(jax.vmap(lambda state: forward.step(state, forward.dt)))(states)

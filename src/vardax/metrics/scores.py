@@ -30,8 +30,8 @@ def rmse(estimate: ArrayLike, truth: ArrayLike, axis: int | Sequence[int] | None
     """Root mean square difference over `axis` (all axes by default). A trajectory (T, *state) scores per time with its
     state axes.
 
-    >>> rmse(jnp.array([[1.0, 1.0], [3.0, 4.0]]), jnp.zeros((2, 2)), axis=1)
-    Array([1.       , 3.5355341], dtype=float32)
+    >>> rmse(jnp.array([[1.0, 1.0], [7.0, 1.0]]), jnp.zeros((2, 2)), axis=1).tolist()
+    [1.0, 5.0]
     """
     difference = float_array(estimate) - float_array(truth)
     return jnp.sqrt(jnp.mean(difference**2, axis=_axes(axis)))
@@ -40,8 +40,8 @@ def rmse(estimate: ArrayLike, truth: ArrayLike, axis: int | Sequence[int] | None
 def spread(std: ArrayLike, axis: int | Sequence[int] | None = None) -> Float[Array, "..."]:
     """Root mean square of the standard deviations over `axis`: the error that a posterior expects of itself.
 
-    >>> spread(jnp.array([1.0, 7.0]))
-    Array(5., dtype=float32)
+    >>> float(spread(jnp.array([1.0, 7.0])))
+    5.0
     """
     return jnp.sqrt(jnp.mean(float_array(std) ** 2, axis=_axes(axis)))
 
@@ -93,11 +93,12 @@ def _time_mean(values: Float[Array, "T"]) -> TimeMean:
 
 
 def _summed_correlations(correlation: Float[Array, "T"]) -> Float[Array, ""]:
-    """1 + 2 Σ ρ_k over the lags of Sokal's window."""
+    """1 + 2 Σ ρ_k over the lags 1 .. W of Sokal's window, times 1 + (2 W + 1) / T for what the sample mean takes."""
     tau = 2 * jnp.cumsum(correlation) - 1  # ρ_0 = 1 is counted once
     enough = jnp.arange(tau.shape[0]).astype(tau.dtype) >= WINDOW * tau
     last = jnp.where(jnp.any(enough), jnp.argmax(enough), tau.shape[0] - 1)
-    return jnp.maximum(tau[last], 1)
+    correction = 1 + (2 * last.astype(tau.dtype) + 1) / tau.shape[0]
+    return jnp.maximum(tau[last] * correction, 1)
 
 
 def _autocorrelation(values: Float[Array, "T"]) -> Float[Array, "T"]:

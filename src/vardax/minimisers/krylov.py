@@ -249,6 +249,7 @@ def solve_blue(
     Takes the observation form, which suits any B and H; in a `MaternLinearOperator` field that the observations cover
     evenly (`observation_coverage`), the preconditioned modes form, which needs a fraction of the steps.
 
+    >>> from vardax.covariances.diagonal import DiagonalCovariance
     >>> B, R = DiagonalCovariance(jnp.array([1.0, 2.0])), DiagonalCovariance(jnp.array([1.0])).restrict(jnp.ones(1))
     >>> H = lx.MatrixLinearOperator(jnp.array([[1.0, 1.0]]))
     >>> solve_blue(B, B.half(), H, R, jnp.array([4.0]), tol=1e-6, max_steps=10).increment
@@ -292,10 +293,10 @@ def solve_in_observations(
 
 
 class _Modes(eqx.Module):
-    """L between Fourier modes and fields: the control of a Matérn covariance as its transform, scaled to be orthonormal.
+    """The control of a Matérn covariance as its Fourier transform, scaled to be orthonormal.
 
-    Modes are the real and imaginary parts (first axis) of the half spectrum. `up` makes a field with covariance B out
-    of white modes; `down` is its transpose.
+    Modes are the real and imaginary parts (first axis) of the half spectrum. `up` is L, from white modes to a field
+    with covariance B, `down` its transpose.
     """
 
     amplitude: Float[Array, "..."]
@@ -318,8 +319,8 @@ class _Modes(eqx.Module):
         return self._field(modes, jnp.ones_like(self.amplitude))
 
     def damping(self, coverage: Array) -> Array:
-        """(I + c B)⁻¹ on the modes."""
-        return 1 / (1 + coverage * self.amplitude**2)
+        """(I + c B)⁻¹, for all modes."""
+        return 1 / (1 + coverage * self.amplitude**2)[None]
 
     def _field(self, modes: Array, factor: Array) -> Array:
         scale = factor / self._unit()
@@ -395,13 +396,13 @@ def _result(
     increment: PyTree[Array], control: PyTree[Array], weights: Array, record: Record, tol: float
 ) -> KrylovResult:
     n_iterations, norms, costs = record
-    dtype = weights.dtype
+    dtype, last = weights.dtype, norms[n_iterations]
     return KrylovResult(
         increment=increment,
         control=control,
         weights=weights,
         n_iterations=n_iterations,
-        converged=norms[n_iterations] <= tol * jnp.maximum(1, norms[0]),
+        converged=jnp.isfinite(last) & (last <= tol * jnp.maximum(1, norms[0])),
         gradient_norms=norms.astype(dtype),
         costs=costs.astype(dtype),
     )

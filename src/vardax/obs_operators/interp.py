@@ -271,8 +271,8 @@ def _given_period(axis: Array, number: int, period: ArrayLike) -> Array:
 
 def _spacing_period(axis: Array, number: int) -> Array:
     n, points = axis.shape[0], concrete_values(axis)
-    uneven = points is not None and n > 1 and not np.allclose(np.diff(points), np.ptp(points) / (n - 1), rtol=1e-3)
-    if n < 2 or (uneven and not np.allclose(np.diff(points), -np.ptp(points) / (n - 1), rtol=1e-3)):
+    steps = np.abs(np.diff(points)) if points is not None else np.ones(1)
+    if n < 2 or not np.allclose(steps, steps.mean(), rtol=1e-3, atol=0.0):
         raise ValueError(
             f"InterpObs: axis {number} is not evenly spaced, so its period cannot be read off it; give it as "
             f"periodic={{{number}: period}}."

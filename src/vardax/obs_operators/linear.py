@@ -45,7 +45,9 @@ class LinearObs(eqx.Module):
         return isinstance(self.H, jax.Array | lx.AbstractLinearOperator)
 
     def __call__(self, state: PyTree[Array]) -> PyTree[Array]:
-        return self.linearize(state).mv(state) if self.linear_by_construction else self.H(state)
+        if isinstance(self.H, jax.Array | lx.AbstractLinearOperator):
+            return self.linearize(state).mv(state)
+        return self.H(state)
 
     def linearize(self, state: PyTree[Array]) -> lx.AbstractLinearOperator:
         if isinstance(self.H, jax.Array):

@@ -80,7 +80,8 @@ for _hook in (
 ):
     _hook.register(ModuleLinearOperator)(lambda operator: False)
 
-for _hook in (lx.diagonal, lx.tridiagonal, lx.materialise, lx.conj):
-    _hook.register(ModuleLinearOperator)(lambda operator, hook=_hook: hook(_as_lineax(operator)))
-
+lx.diagonal.register(ModuleLinearOperator)(lambda operator: lx.diagonal(_as_lineax(operator)))
+lx.tridiagonal.register(ModuleLinearOperator)(lambda operator: lx.tridiagonal(_as_lineax(operator)))
+lx.materialise.register(ModuleLinearOperator)(lambda operator: lx.materialise(_as_lineax(operator)))
+lx.conj.register(ModuleLinearOperator)(lambda operator: lx.conj(_as_lineax(operator)))
 lx.linearise.register(ModuleLinearOperator)(lambda operator: operator)

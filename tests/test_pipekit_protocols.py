@@ -1,0 +1,243 @@
+"""Objects of neighbouring packages work here, and ours there: protocols on every public method and operator (D8).
+
+The stand-ins below have exactly the members of the neighbours' protocols and inherit from nothing of vardax.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+import pytest
+
+import vardax
+import vardax.dynamics
+import vardax.models
+import vardax.obs_operators
+from vardax.covariances.dense import DenseCovariance
+from vardax.covariances.diagonal import DiagonalCovariance
+from vardax.cycle.filter import DACycle
+from vardax.cycle.state import DAState
+from vardax.dynamics.discrete import DiscreteForward
+from vardax.models import AbstractAnalysisMethod, OptimalInterpolation, StrongFourDVar, ThreeDVar
+from vardax.obs_operators import CallableObs, InterpObs, LinearObs, MaskedIdentity, PointObs
+from vardax.protocols import AnalysisStep, ForwardModel, ObservationOperator, PosteriorAdapter
+from vardax.types import Batch1D
+
+N, M = 4, 3
+RANDOM = np.random.default_rng(13)
+H = RANDOM.normal(size=(M, N))
+Y = RANDOM.normal(size=(2, 1, M))
+TIGHT = {"rtol": 1e-6, "atol": 1e-6} if jax.config.jax_enable_x64 else {"rtol": 5e-3, "atol": 5e-3}
+
+OPERATORS = {
+    "MaskedIdentity": lambda: MaskedIdentity(),
+    "LinearObs": lambda: LinearObs(H),
+    "PointObs": lambda: PointObs([0, 2]),
+    "InterpObs": lambda: InterpObs([np.arange(4.0)], np.array([[0.5], [2.0]])),
+    "CallableObs": lambda: CallableObs(jnp.sin),
+}
+METHODS = [
+    cls
+    for cls in (getattr(vardax.models, name) for name in vardax.models.__all__)
+    if isinstance(cls, type) and issubclass(cls, AbstractAnalysisMethod) and cls is not AbstractAnalysisMethod
+]
+
+
+def build(method, obs_op=None, **options):
+    slots = {
+        "obs_op": LinearObs(H) if obs_op is None else obs_op,
+        "prior_mean": jnp.zeros(N),
+        "prior_cov_op": DenseCovariance(0.5 * np.eye(N) + 0.2),
+        "obs_cov_op": DiagonalCovariance(np.full(M, 0.3)),
+    }
+    if "forward" in method.__dataclass_fields__:
+        slots["forward"] = DiscreteForward(lambda x: 0.9 * x, 1.0)
+    return method(**slots, **options)
+
+
+# -- ours are theirs -------------------------------------------------------------------------------------------------
+
+
+def test_every_public_operator_is_in_the_table():
+    classes = {
+        name for name in vardax.obs_operators.__all__ if isinstance(getattr(vardax.obs_operators, name), type)
+    }
+    assert {name for name in classes if hasattr(getattr(vardax.obs_operators, name), "linearize")} <= set(OPERATORS)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_every_public_operator_is_an_observation_operator(name):
+    operator = OPERATORS[name]()
+    assert isinstance(operator, ObservationOperator)
+    state, direction = jnp.arange(1.0, 5.0), jnp.asarray(RANDOM.normal(size=N))
+    _, expected = jax.jvp(operator, (state,), (direction,))
+    np.testing.assert_allclose(operator.linearize(state).mv(direction), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.__name__)
+def test_the_analysis_step_of_every_public_method_is_one(method):
+    assert isinstance(build(method).as_analysis_step(), AnalysisStep)
+
+
+@pytest.mark.parametrize("name", [n for n in vardax.dynamics.__all__ if hasattr(getattr(vardax.dynamics, n), "step")])
+def test_every_public_model_is_a_forward_model(name):
+    arguments = {"DiscreteForward": (lambda x: x, 1.0)}.get(name, ())
+    assert isinstance(getattr(vardax.dynamics, name)(*arguments), ForwardModel)
+
+
+def test_the_posterior_adapters_are_adapters():
+    assert isinstance(vardax.LaplaceCovariance(), PosteriorAdapter)
+
+
+@pytest.mark.parametrize("name", ["ForwardModel", "ObservationOperator", "AnalysisStep", "LatentMap"])
+def test_the_protocols_are_shown_by_the_package(name):
+    assert getattr(vardax, name) is getattr(vardax.protocols, name)
+
+
+# -- theirs work here ------------------------------------------------------------------------------------------------
+
+
+class ForeignModel:
+    """A forward model that is no module: `step`, `dt`, `state_signature`."""
+
+    def __init__(self, state_signature=None):
+        self.dt, self.state_signature = 0.5, state_signature
+
+    def step(self, state, dt):
+        return state * (1 - 0.2 * dt)
+
+
+class ForeignOperator:
+    """Observes H x; `linearize` gives a matrix, a function, or a lineax operator."""
+
+    def __init__(self, kind):
+        self.kind = kind
+
+    def __call__(self, state):
+        return jnp.asarray(H) @ state
+
+    def linearize(self, state):
+        matrix = jnp.asarray(H)
+        return {
+            "matrix": matrix,
+            "numpy": H,
+            "function": lambda v: matrix @ v,
+            "lineax": lx.MatrixLinearOperator(matrix),
+        }[self.kind]
+
+
+class WithoutLinearize:
+    """A callable and nothing else."""
+
+    def __call__(self, state):
+        return jnp.asarray(H) @ state
+
+
+class ForeignStep:
+    """Moves halfway to the observations."""
+
+    def __call__(self, forecast, obs, *, obs_op, obs_err_cov):
+        return forecast + 0.5 * jnp.asarray(H).T @ (obs - obs_op(forecast)) / 10
+
+
+FOREIGN_OPERATORS = [*(ForeignOperator(kind) for kind in ("matrix", "numpy", "function", "lineax")), WithoutLinearize()]
+
+
+@pytest.mark.parametrize("operator", FOREIGN_OPERATORS, ids=lambda o: getattr(o, "kind", "none"))
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.__name__)
+def test_a_foreign_operator_works_in_every_method(method, operator):
+    batch = Batch1D.from_observations(Y)
+    model = build(method, operator)
+    np.testing.assert_allclose(model(batch), build(method)(batch), **TIGHT)
+    np.testing.assert_allclose(model.posterior(batch).std(), build(method).posterior(batch).std(), **TIGHT)
+    assert isinstance(operator, ObservationOperator) == hasattr(operator, "linearize")
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.__name__)
+def test_a_foreign_operator_is_an_override_too(method):
+    batch = Batch1D.from_observations(Y)
+    analysis = build(method, CallableObs(lambda x: jnp.asarray(H) @ x * 2)).analyse(batch, obs_op=ForeignOperator("matrix"))
+    np.testing.assert_allclose(analysis.state, build(method)(batch), **TIGHT)
+
+
+@pytest.mark.parametrize("signature", [None, jax.ShapeDtypeStruct((N,), jnp.float32), "anything"])
+def test_a_foreign_model_works_in_a_window(signature):
+    model = ForeignModel(signature)
+    assert isinstance(model, ForwardModel)
+    y = RANDOM.normal(size=(1, 3, M))
+    ours = build(StrongFourDVar).with_(forward=DiscreteForward(lambda x: 0.9 * x, 0.5))
+    np.testing.assert_allclose(
+        ours.with_(forward=model)(Batch1D.from_observations(y)), ours(Batch1D.from_observations(y)), **TIGHT
+    )
+
+
+def test_a_foreign_model_and_a_foreign_step_work_in_a_cycle():
+    step = ForeignStep()
+    assert isinstance(step, AnalysisStep)
+    cycle = DACycle(ForeignModel(), ForeignOperator("matrix"), step, obs_source=lambda i: jnp.asarray(Y[i, 0]))
+    state, da_state = cycle(jnp.ones(N), DAState(obs_err_cov=DiagonalCovariance(np.full(M, 0.3))))
+    forecast = 0.9 * np.ones(N)
+    np.testing.assert_allclose(state, forecast + 0.05 * H.T @ (Y[0, 0] - H @ forecast), rtol=1e-5)
+    assert da_state.cycle_count == 1
+
+
+@pytest.mark.parametrize("method", [OptimalInterpolation, ThreeDVar], ids=lambda m: m.__name__)
+def test_our_step_works_with_foreign_parts(method):
+    """A cycle of another package calls the step with its own operator and error covariance."""
+    step, forecast = build(method).as_analysis_step(), jnp.asarray(RANDOM.normal(size=N))
+    result = step(
+        forecast,
+        jnp.asarray(Y[0, 0]),
+        obs_op=ForeignOperator("function"),
+        obs_err_cov=lx.MatrixLinearOperator(0.3 * jnp.eye(M), lx.positive_semidefinite_tag),
+    )
+    expected = build(method).analyse(Batch1D.from_observations(Y[:1]), background=forecast).state[0]
+    np.testing.assert_allclose(result, expected, **TIGHT)
+    assert result.shape == forecast.shape
+
+
+class ForeignCovariance(lx.AbstractLinearOperator):
+    """A lineax operator of another package: products and a matrix, nothing else of ours."""
+
+    matrix: jax.Array
+
+    def mv(self, vector):
+        return self.matrix @ vector
+
+    def as_matrix(self):
+        return self.matrix
+
+    def transpose(self):
+        return self
+
+    def in_structure(self):
+        return jax.ShapeDtypeStruct((self.matrix.shape[0],), self.matrix.dtype)
+
+    def out_structure(self):
+        return self.in_structure()
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.__name__)
+def test_foreign_covariances_work_in_every_method(method):
+    batch, ours = Batch1D.from_observations(Y), build(method)
+    prior, errors = (ForeignCovariance(jnp.asarray(a)) for a in (0.5 * np.eye(N) + 0.2, 0.3 * np.eye(M)))
+    model = ours.with_(prior_cov_op=prior, obs_cov_op=errors)
+    np.testing.assert_allclose(model(batch), ours(batch), **TIGHT)
+    np.testing.assert_allclose(model.posterior(batch).std(), ours.posterior(batch).std(), **TIGHT)
+
+
+def test_a_foreign_model_may_be_a_module_with_parameters():
+    class Decay(eqx.Module):
+        rate: jax.Array
+        dt: float = 0.5
+        state_signature: None = None
+
+        def step(self, state, dt):
+            return state * (1 - self.rate * dt)
+
+    model = build(StrongFourDVar).with_(forward=Decay(jnp.asarray(0.2)))
+    batch = Batch1D.from_observations(RANDOM.normal(size=(1, 3, M)))
+    slope = jax.grad(lambda rate: jnp.sum(model.with_(forward=Decay(rate))(batch)))(jnp.asarray(0.2))
+    assert jnp.isfinite(slope)
+    assert slope != 0
