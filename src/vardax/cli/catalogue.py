@@ -8,7 +8,6 @@ them takes no longer than reading a few files.
 import ast
 import dataclasses
 import functools
-import importlib.util
 import inspect
 import pathlib
 
@@ -16,6 +15,7 @@ from vardax.experiments.index import EXPERIMENTS
 
 __all__ = ["Entry", "experiments", "methods", "summary"]
 
+ROOT = pathlib.Path(__file__).parents[1]
 MODELS = "vardax.models"
 METHOD_MARK = "as_analysis_step"
 
@@ -66,10 +66,9 @@ def methods() -> dict[str, Entry]:
 
 @functools.cache
 def _tree(module: str) -> ast.Module:
-    """The syntax tree of a module; finding it imports its packages, which are light, and not itself."""
+    """The syntax tree of a module, which is not imported."""
     package, _, last = module.rpartition(".")
-    root = pathlib.Path(importlib.util.find_spec("vardax").origin).parent
-    folder = root.joinpath(*package.split(".")[1:], last)
+    folder = ROOT.joinpath(*package.split(".")[1:], last)
     path = folder / "__init__.py" if folder.is_dir() else folder.with_suffix(".py")
     return ast.parse(path.read_text(encoding="utf-8"))
 
@@ -84,9 +83,9 @@ def _exported(module: str) -> list[str]:
 
 def _imported_names(module: str) -> dict[str, str]:
     """Where the names of a module come from, of those from this library."""
-    nodes = [node for node in _tree(module).body if isinstance(node, ast.ImportFrom)]
-    own = [node for node in nodes if node.module and node.module.startswith("vardax.")]
-    return {alias.asname or alias.name: node.module for node in own for alias in node.names}
+    nodes = [(node, node.module or "") for node in _tree(module).body if isinstance(node, ast.ImportFrom)]
+    own = [(node, home) for node, home in nodes if home.startswith("vardax.")]
+    return {alias.asname or alias.name: home for node, home in own for alias in node.names}
 
 
 def _class(module: str, name: str) -> ast.ClassDef | None:

@@ -151,10 +151,11 @@ class SmootherCycle(eqx.Module):
 
     def _background(self, state: PyTree, da_state: DAState) -> PyTree:
         """The state at the start of the next window."""
-        if self._adjoining or "background" not in (da_state.extras or {}):
+        extras = da_state.extras or {}
+        if self._adjoining or "background" not in extras:
             self._check_first(da_state)
             return state
-        return da_state.extras["background"]
+        return extras["background"]
 
     def _check_first(self, da_state: DAState) -> None:
         if self._adjoining or is_traced(da_state.cycle_count):

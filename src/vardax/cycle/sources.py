@@ -41,11 +41,12 @@ class _InOrder:
     """An iterator that can be asked for its last few items again."""
 
     def __init__(self, items: Iterator, window: int):
-        self.items, self.kept, self.next_number = items, collections.deque(maxlen=window), None
+        self.items, self.kept = items, collections.deque(maxlen=window)
+        self.started, self.next_number = False, 0
 
     def __call__(self, number: int) -> Any:
-        if self.next_number is None:
-            self.next_number = number
+        if not self.started:
+            self.started, self.next_number = True, number
         while self.next_number <= number:
             self._draw()
         age = self.next_number - number

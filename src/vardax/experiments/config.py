@@ -11,12 +11,12 @@ import pathlib
 import tomllib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 __all__ = ["ConfigError", "assignments", "build", "merge", "read_toml", "setting", "settings", "to_toml", "unknown"]
 
-Config = TypeVar("Config")
+Config = TypeVar("Config")  # a frozen dataclass
 
 
 class ConfigError(ValueError):
@@ -41,7 +41,7 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     return f"unknown {kind} {name!r}{hint} Known: {', '.join(names)}."
 
 
-def build(cls: type[Config], values: Mapping[str, Any], path: str = "") -> Config:
+def build(cls: Callable[..., Config], values: Mapping[str, Any], path: str = "") -> Config:
     """A `cls` with `values` in place of its defaults; nested tables fill nested dataclasses.
 
     >>> @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ def build(cls: type[Config], values: Mapping[str, Any], path: str = "") -> Confi
     Run(cycles=20)
     """
     hints = typing.get_type_hints(cls)
-    names = [field.name for field in dataclasses.fields(cls)]
+    names = _field_names(cls)
     for key in values:
         if key not in names:
             raise ConfigError(unknown("key", _join(path, key), [_join(path, name) for name in names]))
@@ -62,6 +62,10 @@ def build(cls: type[Config], values: Mapping[str, Any], path: str = "") -> Confi
         raise
     except ValueError as error:
         raise ConfigError(str(error)) from None
+
+
+def _field_names(cls: Any) -> list[str]:
+    return [field.name for field in dataclasses.fields(cls)]
 
 
 def _join(path: str, key: str) -> str:

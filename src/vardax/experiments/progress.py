@@ -16,7 +16,7 @@ SECONDS_BETWEEN_LINES = 2.0
 
 
 @contextlib.contextmanager
-def progress(total: int, label: str, unit: str = "cycles", stream: Any = None) -> Iterator[Callable[[int], None]]:
+def progress(total: int, label: str, unit: str = "cycles", stream: Any = None) -> Iterator[Callable[[int], object]]:
     """`with progress(1000, "ThreeDVar") as advance: advance(100)`."""
     stream = sys.stderr if stream is None else stream
     if not stream.isatty():

@@ -30,6 +30,7 @@ class ObservedSamples(eqx.Module):
     instrument: Int[Array, "B E ..."] | None = None
     times: Float[Array, "..."] | None = None
     points: Observations | None = None
+    operator: Any = None
     n_instruments: int = eqx.field(static=True, default=1)
 
     @property
@@ -41,7 +42,8 @@ class ObservedEntries(eqx.Module):
     """One sample's observations (E, *obs) with the inverse square root of R restricted to the observed entries.
 
     `rescale` is sd(R) / obs_err where the observations bring their own standard deviations, so that these replace the
-    ones of R while its correlations stay.
+    ones of R while its correlations stay. `operator` is the observation operator at this sample's own positions, where
+    it reads them from the observations.
     """
 
     value: Float[Array, "..."]
@@ -49,7 +51,7 @@ class ObservedEntries(eqx.Module):
     error: Any
     rescale: Float[Array, "..."] | None
     instrument: Int[Array, "..."] | None
-    points: Observations | None
+    operator: Any
     whole_window: bool = eqx.field(static=True)
     n_instruments: int = eqx.field(static=True)
 
@@ -156,6 +158,22 @@ def _from_points(points: Sequence[Observations], window: bool, owner: str) -> Ob
     )
 
 
+def locate(samples: ObservedSamples, obs_op: Any) -> ObservedSamples:
+    """Bind an operator that reads positions to those of each sample, once per analysis; mask what it cannot see."""
+    if not hasattr(obs_op, "at"):
+        return samples
+    operator = obs_op
+    if samples.points is not None:
+        operator = jax.vmap(lambda p: obs_op.at(jax.tree.map(lambda a: a[0], p)))(samples.points)
+        samples = eqx.tree_at(lambda s: s.operator, samples, operator, is_leaf=lambda x: x is None)
+    if getattr(operator, "mask", None) is None:
+        return samples
+    seen = operator.mask.astype(samples.mask.dtype)
+    seen = jnp.broadcast_to(seen[:, None] if samples.points is not None else seen, samples.mask.shape)
+    masked = (jnp.where(seen != 0, samples.value, jnp.zeros_like(samples.value)), samples.mask * seen)
+    return eqx.tree_at(lambda s: (s.value, s.mask), samples, masked)
+
+
 def _same_count(points: Observations, n_instruments: int) -> Observations:
     """The same points with the instrument count of the whole list, so that the samples stack."""
     return Observations(
@@ -206,7 +224,7 @@ def restrict_samples(
         error=jax.vmap(per_sample)(samples.mask.astype(dtype)),
         rescale=rescale,
         instrument=samples.instrument,
-        points=samples.points,
+        operator=samples.operator,
         whole_window=whole_window,
         n_instruments=samples.n_instruments,
     )

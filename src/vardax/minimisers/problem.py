@@ -58,10 +58,7 @@ class Snapshot(eqx.Module):
         return ""
 
     def __call__(self, state: PyTree[Array], observed: ObservedEntries) -> Array:
-        if observed.points is None:
-            return self.obs_op(state)[None]
-        here = jax.tree.map(lambda a: a[0], observed.points)
-        operator = self.obs_op.at(here) if hasattr(self.obs_op, "at") else self.obs_op
+        operator = self.obs_op if observed.operator is None else observed.operator
         return operator(state)[None]
 
 

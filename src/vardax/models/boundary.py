@@ -17,7 +17,7 @@ from jaxtyping import Array, PyTree
 from vardax.covariances.functions import half
 from vardax.minimisers.observed import ObservedSamples, restrict_samples
 from vardax.minimisers.problem import BatchedProblem
-from vardax.types import AbstractBatch, Observations, concrete_values, float_array
+from vardax.types import AbstractBatch, Observations, concrete_values, float_array, is_traced
 
 __all__ = [
     "as_adjoint",
@@ -27,6 +27,7 @@ __all__ = [
     "check_background_values",
     "check_batch",
     "check_covariance",
+    "check_positions",
     "observation_shape",
     "per_sample",
 ]
@@ -88,6 +89,16 @@ def check_batch(batch: Any, owner: str) -> None:
         f"{owner}: `batch` is {found}, expected Batch1D, Batch2D, Batch2DMultivar, Batch3D, or a list of Observations. "
         "Batch1D.from_observations(y) makes one from an array with NaN gaps."
     )
+
+
+def check_positions(obs_op: Any, batch: Any, prior_cov_op: Any) -> None:
+    """Let an operator that samples space count what lies outside; under tracing it could only answer NaN."""
+    if hasattr(obs_op, "check") and isinstance(prior_cov_op, lx.AbstractLinearOperator):
+        obs_op.check(prior_cov_op.out_structure())
+    points = batch if isinstance(batch, list | tuple) else [batch]
+    for one in points:
+        if hasattr(obs_op, "at") and isinstance(one, Observations) and not is_traced(one.coords):
+            obs_op.at(one)
 
 
 def check_background_values(mean: PyTree[Array], owner: str) -> None:

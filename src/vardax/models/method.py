@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from vardax.minimisers.minimise import iterate
-from vardax.minimisers.observed import as_window, read_samples
+from vardax.minimisers.observed import as_window, locate, read_samples
 from vardax.minimisers.problem import BatchedProblem, ControlSpaceProblem
 from vardax.minimisers.transforms import Identity
 from vardax.models.analysis_step import MethodAnalysisStep
@@ -30,6 +30,7 @@ from vardax.models.boundary import (
     check_background_values,
     check_batch,
     check_covariance,
+    check_positions,
     observation_shape,
     per_sample,
 )
@@ -150,6 +151,7 @@ class AbstractAnalysisMethod(eqx.Module):
     def _check(self, batch: Any) -> None:
         """Types and values, which only an eager call can see; shapes are checked where the problem is posed."""
         check_batch(batch, type(self).__name__)
+        check_positions(self.obs_op, batch, self.prior_cov_op)
         check_background_values(self.prior_mean, type(self).__name__)
 
     def _start(self, first_guess: Any, warm_start: Any) -> tuple[Any, Any]:
@@ -177,6 +179,7 @@ def _pose(method: AbstractAnalysisMethod, batch: Any) -> BatchedProblem:
         check_covariance(method.obs_cov_op, "obs_cov_op", owner)
     shape = observation_shape(method.obs_op, method.prior_mean, method.prior_cov_op.out_structure(), batch, owner)
     samples = read_samples(batch, shape, window=method.takes_window, owner=owner)
+    samples = locate(samples, method.obs_op)
     return assemble(
         samples,
         mean=method.prior_mean,

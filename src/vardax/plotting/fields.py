@@ -47,7 +47,8 @@ def _limits(field: np.ndarray, error: bool) -> tuple[float, float]:
     if error:
         reach = float(np.quantile(np.abs(finite), 0.99)) or 1.0
         return -reach, reach
-    return tuple(float(q) for q in np.quantile(finite, [0.005, 0.995]))
+    low, high = np.quantile(finite, [0.005, 0.995])
+    return float(low), float(high)
 
 
 def _colorbar(ax: Axes, mesh: QuadMesh, label: str) -> None:
