@@ -17,57 +17,63 @@ Where things are, from the data to the report:
 - `experiments`, `cli`: named twin problems, and the `vardax` command
 
 Start with `OptimalInterpolation` (linear operator, one time), `ThreeDVar` (any operator), `StrongFourDVar` (a window).
+
+Names are imported when they are first used, so that `import vardax` and the command line stay light (PEP 562).
 """
 
+import importlib
 import importlib.metadata
+import importlib.util
+from typing import TYPE_CHECKING, Any
 
-from vardax.adjoints import AbstractAdjoint, ImplicitAdjoint, RecursiveCheckpointAdjoint
-from vardax.cycle import DACycle, DAState, SmootherCycle, VarDACycle, VarSmootherCycle
-from vardax.models import OptimalInterpolation, StrongFourDVar, ThreeDVar
-from vardax.obs_operators import (
-    CallableObs,
-    InterpObs,
-    LinearObs,
-    MaskedIdentity,
-    PointObs,
-    interp_obs_from_coords,
-    is_linear,
-)
-from vardax.posterior import LaplaceCovariance, Posterior
-from vardax.protocols import (
-    AnalysisStep,
-    CostFunction,
-    ForwardModel,
-    GradModulator,
-    LatentForwardModel,
-    LatentMap,
-    Minimiser,
-    ObservationOperator,
-    PosteriorAdapter,
-    Prior,
-    ReducedBasis,
-    TemporalPrior,
-)
-from vardax.types import (
-    Analysis,
-    Batch1D,
-    Batch2D,
-    Batch2DMultivar,
-    Batch3D,
-    ConvergenceError,
-    ConvergenceWarning,
-    Grid,
-    Observations,
-    Status,
-)
-from vardax.validation import (
-    adjoint_test,
-    covariance_test,
-    forward_model_test,
-    gradient_test,
-    observation_operator_test,
-    taylor_test,
-)
+if TYPE_CHECKING:
+    from vardax.adjoints import AbstractAdjoint, ImplicitAdjoint, RecursiveCheckpointAdjoint
+    from vardax.cycle import DACycle, DAState, SmootherCycle, VarDACycle, VarSmootherCycle
+    from vardax.models import OptimalInterpolation, StrongFourDVar, ThreeDVar
+    from vardax.obs_operators import (
+        CallableObs,
+        InterpObs,
+        LinearObs,
+        MaskedIdentity,
+        PointObs,
+        interp_obs_from_coords,
+        is_linear,
+    )
+    from vardax.posterior import LaplaceCovariance, Posterior
+    from vardax.protocols import (
+        AnalysisStep,
+        CostFunction,
+        ForwardModel,
+        GradModulator,
+        LatentForwardModel,
+        LatentMap,
+        Minimiser,
+        ObservationOperator,
+        PosteriorAdapter,
+        Prior,
+        ReducedBasis,
+        TemporalPrior,
+    )
+    from vardax.types import (
+        Analysis,
+        Batch1D,
+        Batch2D,
+        Batch2DMultivar,
+        Batch3D,
+        ConvergenceError,
+        ConvergenceWarning,
+        Grid,
+        Observations,
+        Status,
+    )
+    from vardax.validation import (
+        adjoint_test,
+        covariance_test,
+        forward_model_test,
+        gradient_test,
+        observation_operator_test,
+        taylor_test,
+    )
 
 __version__ = importlib.metadata.version("vardax")
 
@@ -121,3 +127,38 @@ __all__ = [
     "observation_operator_test",
     "taylor_test",
 ]
+
+_HOMES = {
+    "adjoints": "AbstractAdjoint ImplicitAdjoint RecursiveCheckpointAdjoint",
+    "cycle": "DACycle DAState SmootherCycle VarDACycle VarSmootherCycle",
+    "models": "OptimalInterpolation StrongFourDVar ThreeDVar",
+    "obs_operators": "CallableObs InterpObs LinearObs MaskedIdentity PointObs interp_obs_from_coords is_linear",
+    "posterior": "LaplaceCovariance Posterior",
+    "protocols": """
+        AnalysisStep CostFunction ForwardModel GradModulator LatentForwardModel LatentMap Minimiser
+        ObservationOperator PosteriorAdapter Prior ReducedBasis TemporalPrior
+    """,
+    "types": """
+        Analysis Batch1D Batch2D Batch2DMultivar Batch3D ConvergenceError ConvergenceWarning Grid
+        Observations Status
+    """,
+    "validation": """
+        adjoint_test covariance_test forward_model_test gradient_test observation_operator_test taylor_test
+    """,
+}
+_HOME = {name: package for package, names in _HOMES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, or a package, at its first use."""
+    if name in _HOME:
+        value = getattr(importlib.import_module(f"vardax.{_HOME[name]}"), name)
+        globals()[name] = value
+        return value
+    if not name.startswith("_") and importlib.util.find_spec(f"vardax.{name}") is not None:
+        return importlib.import_module(f"vardax.{name}")
+    raise AttributeError(f"module 'vardax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -176,10 +176,9 @@ def test_gradient_norms_are_those_of_the_cost_in_control_space(case):
 
 
 @pytest.mark.x64
-@FIELDS
-def test_preconditioner_needs_fewer_steps_for_the_same_answer(boundary):
+def test_preconditioner_needs_fewer_steps_for_the_same_answer():
     size = (24, 24)
-    B = MaternLinearOperator(size, 3.0, boundary=boundary)
+    B = MaternLinearOperator(size, 3.0)
     cells = RANDOM.choice(24 * 24, 300, replace=False)
     H = PointObs(cells).linearize(jnp.zeros(size))
     R = restrict(DiagonalCovariance(jnp.full(300, 0.01)), jnp.ones(300))
@@ -187,7 +186,7 @@ def test_preconditioner_needs_fewer_steps_for_the_same_answer(boundary):
     plain = solve_in_observations(B, B.half(), H, R, innovation, tol=1e-6, max_steps=500)
     chosen = solve_blue(B, B.half(), H, R, innovation, tol=1e-6, max_steps=500)
     assert chosen.converged
-    assert int(chosen.n_iterations) < 0.7 * int(plain.n_iterations)
+    assert int(chosen.n_iterations) < 0.5 * int(plain.n_iterations)
     np.testing.assert_allclose(chosen.increment, plain.increment, atol=1e-4)
 
 

@@ -294,7 +294,7 @@ def test_gradients_with_respect_to_the_model_are_the_limits_of_differences(adjoi
     def score(rate):
         model = strong(
             Decay(rate),
-            minimiser=optx.BFGS(1e-12, 1e-12),
+            minimiser=optx.GaussNewton(1e-12, 1e-12),
             minimiser_adjoint=adjoint,
             forward_adjoint=optx.RecursiveCheckpointAdjoint(checkpoints=checkpoints),
             tol=1e-11,

@@ -75,7 +75,7 @@ def _join(path: str, key: str) -> str:
 def _convert(hint: Any, value: Any, path: str) -> Any:
     """`value` as the type that the dataclass asks for."""
     origin = typing.get_origin(hint)
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
             raise _wrong(path, value, "a table")
         return build(hint, value, path)

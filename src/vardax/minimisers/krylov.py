@@ -25,6 +25,7 @@ Gratton, S. and J. Tshimanga (2009). An observation-space formulation of variati
 preconditioned conjugate gradient algorithm. QJRMS 135, 1573-1585.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -37,10 +38,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from vardax.covariances.matern import MaternLinearOperator
-from vardax.covariances.spectral import spectral_weights
+from vardax.covariances.spectral import apply_spectrum, spectral_weights
 
 __all__ = [
     "EVEN_COVERAGE",
+    "SHARPNESS",
     "KrylovResult",
     "ObservationError",
     "observation_coverage",
@@ -51,7 +53,10 @@ __all__ = [
 ]
 
 EVEN_COVERAGE = 0.25
-"""Least density of the observations, seen at the scale of B, over its mean, from which the modes form is taken."""
+"""Least density of the observations over its mean (`observation_coverage`) from which the modes form is taken."""
+
+SHARPNESS = 30.0
+"""How sharply the density of observations is seen: c times the largest eigenvalue of B, for smoothing by cB/(1 + cB)."""
 
 Product = Callable[[Array], Array]
 Record = tuple[Array, Array, Array]
@@ -246,8 +251,9 @@ def solve_blue(
     where missing. Works under `jit` and `vmap`; the result can be differentiated with respect to everything in B, H, R
     and d.
 
-    Takes the observation form, which suits any B and H; in a `MaternLinearOperator` field that the observations cover
-    evenly (`observation_coverage`), the preconditioned modes form, which needs a fraction of the steps.
+    Takes the observation form, which suits any B and H. For a periodic `MaternLinearOperator` whose field the
+    observations cover evenly (`observation_coverage`) it takes the preconditioned modes form, which needs a fraction of
+    the steps. (The padding of a free boundary is a part of the domain without observations.)
 
     >>> from vardax.covariances.diagonal import DiagonalCovariance
     >>> B, R = DiagonalCovariance(jnp.array([1.0, 2.0])), DiagonalCovariance(jnp.array([1.0])).restrict(jnp.ones(1))
@@ -256,7 +262,7 @@ def solve_blue(
     Array([1., 2.], dtype=float32)
     """
     in_observations = lambda: solve_in_observations(B, B_half, H, R, innovation, tol=tol, max_steps=max_steps)  # noqa: E731
-    if not (isinstance(B, MaternLinearOperator) and isinstance(H.in_structure(), jax.ShapeDtypeStruct)):
+    if not (isinstance(B, MaternLinearOperator) and B.domain_shape == B.shape):
         return in_observations()
     least, evenness = jax.lax.stop_gradient(observation_coverage(B, H, R))
     in_modes = lambda: solve_in_modes(B, H, R, innovation, coverage=least, tol=tol, max_steps=max_steps)  # noqa: E731
@@ -273,7 +279,13 @@ def solve_in_observations(
     tol: float,
     max_steps: int,
 ) -> KrylovResult:
-    """`solve_blue` by restricted conjugate gradients on the weights: one product with B, H and Hᵀ a step."""
+    """`solve_blue` by restricted conjugate gradients on the weights: one product with B, H and Hᵀ a step.
+
+    The norm of the iteration, ⟨w, K w⟩, does not see weights that give no increment (two observations of one cell with
+    opposite weights, or a direction that a low-rank B does not have), so these do not converge. Nothing visible depends
+    on them, but derivatives with respect to B do. So values come from the iteration, and derivatives from the implicit
+    function theorem at w = R⁻¹ (d − H dx), where they are right.
+    """
     observing = _Observing(H, R, innovation.dtype)
 
     def covary(weights: Array) -> PyTree[Array]:
@@ -286,10 +298,26 @@ def solve_in_observations(
         image = K(residual)
         return _Look(residual, image, jnp.vdot(residual, image))
 
+    def emit(weights: Array) -> tuple[PyTree[Array], PyTree[Array]]:
+        sensitivity = observing.spread(weights)
+        return B.mv(_cast(sensitivity, B.in_structure())), B_half.transpose().mv(
+            _cast(sensitivity, B_half.out_structure())
+        )
+
+    solve = functools.partial(_implicit_solve, look, K, R.solve, tol=tol, max_steps=max_steps)
     b = R.solve(innovation)
-    weights, record = _implicit_solve(look, K, R.solve, b, _cost(innovation, b), tol=tol, max_steps=max_steps)
-    control = B_half.transpose().mv(_cast(observing.spread(weights), B_half.out_structure()))
-    return _result(covary(weights), control, weights, record, tol)
+    visible, record = jax.lax.stop_gradient(solve(b, _cost(innovation, b)))
+    exact = jax.lax.stop_gradient(jnp.where(jnp.isfinite(record[1][0]), b - R.solve(K(visible)), visible))
+    misfit = b - exact - R.solve(K(exact))
+    change, _ = solve(misfit - jax.lax.stop_gradient(misfit), jnp.zeros_like(record[2][0]))
+    increment, control = _with_derivative_of(emit(visible), emit(exact + change))
+    return _result(increment, control, R.solve(innovation - observing.predict(increment)), record, tol)
+
+
+def _with_derivative_of(value: PyTree[Array], twin: PyTree[Array]) -> PyTree[Array]:
+    """`value`, differentiated as if it were `twin`."""
+    constant = jax.lax.stop_gradient
+    return jax.tree.map(lambda v, t: constant(v) + jnp.where(jnp.isfinite(t), t - constant(t), 0), value, twin)
 
 
 class _Modes(eqx.Module):
@@ -370,19 +398,21 @@ def solve_in_modes(
 def observation_coverage(
     B: MaternLinearOperator, H: lx.AbstractLinearOperator, R: ObservationError
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """(least density, evenness): the R⁻¹ that the observations put on each cell, seen at the scale of B.
+    """(least density, evenness): the R⁻¹ that the observations put on each cell of a periodic field.
 
-    The density is B Hᵀ R⁻¹ H 1 over B 1. Evenness is its least value over its mean, from 0 (some part of the field is
-    unobserved) to 1. It is 0 also where H averages over many cells, so that the observations do not see the small
-    scales; that shows in tr(Hᵀ R⁻¹ H), estimated with one random vector, well below 1ᵀ Hᵀ R⁻¹ H 1.
+    The density is Hᵀ R⁻¹ H 1, smoothed at a fraction of the length of B by S = c B / (1 + c B) with c = `SHARPNESS` over
+    the largest eigenvalue. Evenness is its least value over its mean, from 0 (some part of the field is unobserved) to
+    1. It is 0 also where H averages over many cells, so that the observations do not see the small scales; that shows
+    in tr(Hᵀ R⁻¹ H), estimated with one random vector, well below 1ᵀ Hᵀ R⁻¹ H 1.
     """
     observing = _Observing(H, R, H.out_structure().dtype)
     ones = jnp.ones(B.shape, B.dtype)
     signs = jax.random.rademacher(jax.random.key(0), B.shape, B.dtype)
     row_sums = observing.weigh(ones).astype(B.dtype)
     trace = jnp.vdot(signs, observing.weigh(signs).astype(B.dtype))
-    density = B.mv(row_sums) / B.mv(ones)
-    least, mean = jnp.min(density), jnp.mean(row_sums)
+    spectrum = SHARPNESS * B.spectrum() / jnp.max(B.spectrum())
+    least = jnp.min(apply_spectrum(spectrum / (1 + spectrum), row_sums, B.shape, B.shape)) * (1 + 1 / SHARPNESS)
+    mean = jnp.mean(row_sums)
     local = (mean > 0) & (least > 0) & (trace > 0.3 * jnp.sum(row_sums))
     return jnp.maximum(least, 0), jnp.where(local, least / mean, jnp.zeros_like(mean))
 

@@ -22,6 +22,8 @@ import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, Bool, Float, PyTree
 
+from vardax.minimisers.problem import tree_dot
+
 __all__ = ["ROUNDING", "LimitedMemoryBFGS", "RoundingArmijo"]
 
 ROUNDING = 64.0
@@ -76,6 +78,22 @@ class LimitedMemoryBFGS(optx.AbstractLBFGS):
         self.descent = optx.NewtonDescent()
         self.history_length = history_length
         self.verbose = _silent
+
+    def update_hessian(
+        self, y: PyTree[Array], y_eval: PyTree[Array], f_info: Any, f_eval_info: Any, hessian_update_state: Any
+    ) -> tuple[Any, Any]:
+        """Remember the step; where the curvature along it is negative, its absolute value.
+
+        optimistix would skip such a step. Before the first pair is stored, the size of the next step would then be lost.
+        """
+        step = jax.tree.map(jnp.subtract, y_eval, y)
+        curvature = tree_dot(step, jax.tree.map(jnp.subtract, f_eval_info.grad, f_info.grad))
+        length = tree_dot(step, step)
+        mirror = jnp.where((curvature < 0) & (length > 0), 2 * curvature / jnp.where(length > 0, length, 1), 0)
+        mirrored = jax.tree.map(lambda g, s: g - mirror * s, f_eval_info.grad, step)
+        mirrored_info = eqx.tree_at(lambda info: info.grad, f_eval_info, mirrored)
+        info, state = super().update_hessian(y, y_eval, f_info, mirrored_info, hessian_update_state)
+        return eqx.tree_at(lambda info: info.grad, info, f_eval_info.grad), state
 
 
 def _silent(**info: Any) -> None:

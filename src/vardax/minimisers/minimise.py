@@ -48,12 +48,17 @@ def _carried(control: PyTree[Array]) -> PyTree[Array]:
 
 
 def _start(problem: ControlSpaceProblem, start: PyTree[Array] | None) -> tuple[PyTree[Array], tuple]:
-    """The first control, and (cost terms, gradient norm) of the background where the start is another point."""
+    """The first control, and (cost terms, gradient norm) of the background where the start is another point.
+
+    A start whose cost is not finite is replaced by the background.
+    """
     zero = _carried(problem.zero_control())
     if start is None:
         return zero, (None, None)
     gradient, terms = jax.grad(scalar_cost, has_aux=True)(zero, (problem, None))
-    return _carried(start), (terms, tree_norm(gradient).astype(terms.J_b.dtype))
+    usable = jnp.isfinite(problem.cost(start))
+    first = jax.tree.map(lambda s, z: jnp.where(usable, s, z), _carried(start), zero)
+    return first, (terms, tree_norm(gradient).astype(terms.J_b.dtype))
 
 
 def _implicit_for(adjoint: optx.AbstractAdjoint, control: PyTree[Array]) -> optx.AbstractAdjoint:
@@ -142,9 +147,9 @@ def iterate(
     Resume a stopped iteration with `warm_start=` the last analysis. Samples that have finished stay as they are.
     """
     solver = _solver(minimiser, tol, max_steps, problem.observed.value.dtype)
-    y, record = _begin(problem, start, solver)
+    y, record, background = _begin(problem, start, solver)
     for _ in range(max_steps):
-        y, record, done, analysis = _advance(problem, y, record, start, solver)
+        y, record, done, analysis = _advance(problem, y, record, background, solver)
         yield analysis
         if bool(jnp.all(done)):
             return
@@ -154,30 +159,32 @@ _TAGS = frozenset({lx.positive_semidefinite_tag})
 
 
 @eqx.filter_jit
-def _begin(problem: BatchedProblem, start: PyTree, solver: RecordingSolver) -> tuple[PyTree[Array], Record]:
-    """The first iterate and the solver's first state, for each sample."""
+def _begin(problem: BatchedProblem, start: PyTree, solver: RecordingSolver) -> tuple:
+    """The first iterate, the solver's first state and, where the start is another point, the background's cost."""
 
-    def one(sample: ControlSpaceProblem, start: PyTree | None) -> tuple[PyTree[Array], Record]:
-        first, (_, reference) = _start(sample, start)
+    def one(sample: ControlSpaceProblem, start: PyTree | None) -> tuple[PyTree[Array], Record, CostTerms | None]:
+        first, (background, reference) = _start(sample, start)
         args = (sample, reference)
         f_struct, aux_struct = eqx.filter_eval_shape(scalar_cost, first, args)
-        return first, solver.init(scalar_cost, first, args, {}, f_struct, aux_struct, _TAGS)
+        return first, solver.init(scalar_cost, first, args, {}, f_struct, aux_struct, _TAGS), background
 
     return problem.map_samples(one, start)
 
 
 @eqx.filter_jit
-def _advance(problem: BatchedProblem, y: PyTree, record: Record, start: PyTree, solver: RecordingSolver) -> tuple:
+def _advance(problem: BatchedProblem, y: PyTree, record: Record, background: PyTree, solver: RecordingSolver) -> tuple:
     """One step of every sample that has not finished, and what is known after it."""
 
-    def one(sample: ControlSpaceProblem, y: PyTree, record: Record, start: PyTree | None) -> tuple:
+    def one(sample: ControlSpaceProblem, y: PyTree, record: Record, background: CostTerms | None) -> tuple:
         # The record holds the gradient norm of the background, so it is not computed again.
-        args = (sample, record.reference if start is not None else None)
+        args = (sample, None if background is None else record.reference)
         finished = solver.terminate(scalar_cost, y, args, {}, record, _TAGS)[0]
         stepped_y, stepped, _ = solver.step(scalar_cost, y, args, {}, record, _TAGS)
-        keep = lambda new, old: jnp.where(finished, old, new) if eqx.is_array(new) else new  # noqa: E731
+        # What is no array is the same in every state, but not the same object: kept, so that nothing compiles again.
+        keep = lambda new, old: jnp.where(finished, old, new) if eqx.is_array(new) else old  # noqa: E731
         y, record = jax.tree.map(keep, (stepped_y, stepped), (y, record))
         done = solver.terminate(scalar_cost, y, args, {}, record, _TAGS)[0]
-        return y, record, done, _analysis(sample, record.best_control, record, solver)
+        control, shown = _no_worse_than_background(record.best_control, record, background)
+        return y, record, done, _analysis(sample, control, shown, solver)
 
-    return problem.map_samples(one, y, record, start)
+    return problem.map_samples(one, y, record, background)

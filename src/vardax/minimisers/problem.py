@@ -176,7 +176,7 @@ class ControlSpaceProblem(eqx.Module):
         increment = cast_like(jax.tree.map(jnp.subtract, z, z_b), self.half.out_structure())
         return shortest_control(self.half, increment)
 
-    def map_samples(self, fn: Callable, *arrays: PyTree[Array]) -> Any:
+    def map_samples(self, fn: Callable, *arrays: PyTree) -> Any:
         """`fn(problem, *arrays)`: one sample is its own batch."""
         return fn(self, *arrays)
 
@@ -198,7 +198,7 @@ class BatchedProblem(eqx.Module):
     def n_samples(self) -> int:
         return self.observed.value.shape[0]
 
-    def map_samples(self, fn: Callable, *arrays: PyTree[Array]) -> Any:
+    def map_samples(self, fn: Callable, *arrays: PyTree) -> Any:
         """`fn(problem, *arrays)` for every sample, with per-sample convergence; one sample is not vectorised."""
 
         def one(background: PyTree, observed: ObservedEntries, arguments: tuple) -> Any:

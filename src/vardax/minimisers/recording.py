@@ -125,14 +125,14 @@ class RecordingSolver(optx.AbstractMinimiser):
     def step(self, fn, y, args, options, state: Record, tags):
         inner_fn, inner_tags = self._inner(fn, tags)
         new_y, inner, aux = self.solver.step(inner_fn, y, args, options, state.inner, inner_tags)
-        terms, norm = self._look(new_y, args, inner)
+        seen, terms, norm = self._look(y, new_y, args, inner)
         finite = jnp.isfinite(terms.total) & jnp.isfinite(norm)
         better = finite & _improves(terms.total, norm, state)
         first_step = state.n_steps == 0
         decreased = better | first_step
         record = Record(
             inner=inner,
-            best_control=_select(better, new_y, state.best_control),
+            best_control=_select(better, seen, state.best_control),
             first=_select(first_step, terms, state.first),
             best=_select(better, terms, state.best),
             gradient_norm=jnp.where(better, norm, state.gradient_norm),
@@ -144,21 +144,26 @@ class RecordingSolver(optx.AbstractMinimiser):
         )
         return new_y, record, aux
 
-    def _look(self, y, args, inner) -> tuple[CostTerms, Float[Array, ""]]:
-        """The terms and the gradient norm at the accepted iterate: the solver's own where it keeps them."""
-        info: Any = getattr(inner, "f_info", None)
-        if hasattr(inner, "aux") and hasattr(info, "grad"):
-            gradient, terms, scale = info.grad, inner.aux, self.scale
-        elif hasattr(inner, "aux") and isinstance(info, optx.FunctionInfo.ResidualJac):
-            gradient, terms, scale = info.compute_grad(), inner.aux, self.scale
-        else:
-            gradient, terms = jax.grad(scalar_cost, has_aux=True)(y, args)
-            scale = 1.0
-        return terms, (tree_norm(gradient) / scale).astype(terms.J_b.dtype)
+    def _look(
+        self, y: PyTree[Array], new_y: PyTree[Array], args: tuple, inner: Any
+    ) -> tuple[PyTree[Array], CostTerms, Float[Array, ""]]:
+        """The iterate that is known after this step, with its terms and gradient norm.
+
+        A solver with a search evaluates first and keeps what it accepted: `new_y`, at the first step the start. Others
+        (Nelder-Mead, optax) keep no cost: then it is the iterate `y` that they came from, so that the start is seen too.
+        """
+        info = getattr(inner, "f_info", None)
+        known = isinstance(info, optx.FunctionInfo.ResidualJac) or hasattr(info, "grad")
+        if known and hasattr(inner, "aux"):
+            gradient, terms = info.grad if hasattr(info, "grad") else info.compute_grad(), inner.aux
+            return new_y, terms, (tree_norm(gradient) / self.scale).astype(terms.J_b.dtype)
+        gradient, terms = jax.grad(scalar_cost, has_aux=True)(y, args)
+        return y, terms, tree_norm(gradient).astype(terms.J_b.dtype)
 
     def converged(self, state: Record) -> Bool[Array, ""]:
         """Whether the best iterate meets the tolerance."""
-        return state.gradient_norm <= self.tol * jnp.maximum(1.0, state.reference)
+        small = state.gradient_norm <= self.tol * jnp.maximum(1.0, state.reference)
+        return small & jnp.isfinite(state.gradient_norm)  # a background that blows up has an infinite reference
 
     def terminate(self, fn, y, args, options, state: Record, tags):
         inner_fn, inner_tags = self._inner(fn, tags)

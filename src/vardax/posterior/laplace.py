@@ -75,7 +75,7 @@ class PosteriorCovariance(lx.AbstractLinearOperator):
         """n states around the analysis: (B, n, *state); drawn in control space, so a positive state stays positive."""
         return _draw_states(self, self._keys(key), n)
 
-    def _keys(self, key: PRNGKeyArray) -> PRNGKeyArray:
+    def _keys(self, key: PRNGKeyArray) -> Array:
         return jax.random.split(key, self.problem.n_samples) if isinstance(self.problem, BatchedProblem) else key
 
     def views(self, fn: Callable, *arrays: PyTree[Array]) -> Any:
@@ -180,12 +180,12 @@ def _exact_diagonal(covariance: PosteriorCovariance) -> PyTree[Array]:
 
 
 @eqx.filter_jit
-def _draw_increments(covariance: PosteriorCovariance, keys: PRNGKeyArray, n: int) -> PyTree[Array]:
+def _draw_increments(covariance: PosteriorCovariance, keys: Array, n: int) -> PyTree[Array]:
     return covariance.views(lambda view, k: _map_draws(lambda d: view.S(view.draw(d)), k, n), keys)
 
 
 @eqx.filter_jit
-def _draw_states(covariance: PosteriorCovariance, keys: PRNGKeyArray, n: int) -> PyTree[Array]:
+def _draw_states(covariance: PosteriorCovariance, keys: Array, n: int) -> PyTree[Array]:
     def states(view: _SampleView, key: PRNGKeyArray) -> PyTree[Array]:
         around = lambda d: jax.tree.map(jnp.add, view.control, view.draw(d))  # noqa: E731
         return _map_draws(lambda d: view.problem.control_to_state(around(d)), key, n)

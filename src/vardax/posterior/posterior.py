@@ -31,15 +31,16 @@ class Posterior(eqx.Module):
     provenance: dict[str, Any] = eqx.field(default_factory=dict)
 
     def __check_init__(self) -> None:
-        if self.cov is not None and jax.tree.structure(self.cov.out_structure()) != jax.tree.structure(self.mean):
-            raise ValueError("Posterior: `cov` acts on another structure than that of `mean`.")
+        if self.cov is None:
+            return
+        acts_on, mean = (jax.tree.map(jnp.shape, tree) for tree in (self.cov.out_structure(), self.mean))
+        if acts_on != mean:
+            raise ValueError(f"Posterior: `cov` acts on {acts_on}, expected {mean}, the shape of `mean`.")
 
     def std(self) -> PyTree[Array]:
         """The standard deviation of each entry of the state."""
         if self.cov is not None:
-            own: Any = getattr(self.cov, "diagonal", None)
-            variances = diagonal(self.cov) if own is None else own()
-            return jax.tree.map(lambda v: jnp.sqrt(jnp.maximum(v, 0)), variances)
+            return jax.tree.map(lambda v: jnp.sqrt(jnp.maximum(v, 0)), diagonal(self.cov))
         if self.samples is None:
             raise ValueError("Posterior.std needs `cov` or `samples`; this posterior has neither.")
         return jax.tree.map(lambda s: jnp.std(s, axis=0, ddof=1), self.samples)

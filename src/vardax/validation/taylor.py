@@ -259,8 +259,8 @@ def _order_row(differences: Differences, tangent: np.ndarray, limits: Tolerances
     meaning = "the Taylor remainder stops falling with h: the tangent is not the derivative (1 is right, 0 is wrong)"
     steps = differences.steps
     remainders = np.array(
-        [np.mean(np.abs(change - h * tangent)) for h, change in zip(steps, differences.changes, strict=True)]
-    )
+        [np.sum(np.abs(change - h * tangent)) for h, change in zip(steps, differences.changes, strict=True)]
+    ) / max(tangent.size, 1)
     above = np.flatnonzero(remainders > 30 * differences.noise)[-6:]
     if above.size < 3:  # F is linear to rounding: nothing remains
         return Check("order", np.inf, limits.order, meaning, at_least=True)
