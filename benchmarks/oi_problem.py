@@ -1,8 +1,8 @@
 """The optimal interpolation problem of the OI benchmarks.
 
-A square grid of unit cells, a Matérn covariance (nu = 3/2, a length of 20 cells, sigma 1), observations of single cells:
-at random, or along satellite-like straight tracks whose spacing leaves gaps. Truth and errors are drawn from B and R, so
-the analysis error is drawn from the posterior. Single precision.
+A square grid of unit cells, a Matérn covariance (nu = 3/2, a length of 20 cells, sigma 1), observations of single
+cells: at random, or along satellite-like straight tracks whose spacing leaves gaps. Truth and errors are drawn from B
+and R, so the analysis error is drawn from the posterior. Single precision.
 """
 
 from typing import NamedTuple
@@ -28,7 +28,7 @@ class Problem(NamedTuple):
 
 
 def problem(size: int, n_obs: int, boundary: str, pattern: str) -> Problem:
-    """`pattern` is "random" (error variance 0.05), or "tracks" or "sparse-tracks" (0.05², many times denser along lines)."""
+    """`pattern` is "random" (error variance 0.05), "tracks" or "sparse-tracks" (0.05²; 1 and 5 observations a cell)."""
     rng = np.random.default_rng(0)
     if pattern == "random":
         return Problem(size, rng.integers(0, size * size, n_obs), 0.05, boundary)

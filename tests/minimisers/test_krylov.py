@@ -295,6 +295,28 @@ def test_gradients_of_the_chosen_form_equal_those_of_the_dense_formula():
 
 
 @pytest.mark.x64
+def test_gradients_are_right_where_weights_are_not_seen():
+    """B has rank 2 and one cell is observed twice: many weights give the same increment, one gives the derivative."""
+    H = jnp.asarray(np.eye(5)[[0, 0, 2, 3]])
+    variance, innovation = jnp.array([0.3, 0.1, 0.2, 0.4]), jnp.array([1.0, -2.0, 0.5, 1.5])
+    start = jnp.asarray(RANDOM.normal(size=(5, 2)))
+
+    def dense(factor, variance):
+        cross = factor @ factor.T @ H.T
+        return jnp.sum(jnp.sin(cross @ jnp.linalg.solve(H @ cross + jnp.diag(variance), innovation)))
+
+    def krylov(factor, variance):
+        half = lx.MatrixLinearOperator(factor)
+        R = DiagonalCovariance(variance).restrict(jnp.ones(4))
+        result = solve_blue(half @ half.T, half, lx.MatrixLinearOperator(H), R, innovation, tol=1e-11, max_steps=50)
+        return jnp.sum(jnp.sin(result.increment))
+
+    expected = jax.grad(dense, argnums=(0, 1))(start, variance)
+    for found, right in zip(jax.grad(krylov, argnums=(0, 1))(start, variance), expected, strict=True):
+        np.testing.assert_allclose(found, right, atol=1e-9)
+
+
+@pytest.mark.x64
 @FIELDS
 def test_float32_stays_float32_and_close(boundary):
     case = CASES[boundary]

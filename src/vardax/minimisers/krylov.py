@@ -56,7 +56,7 @@ EVEN_COVERAGE = 0.25
 """Least density of the observations over its mean (`observation_coverage`) from which the modes form is taken."""
 
 SHARPNESS = 30.0
-"""How sharply the density of observations is seen: c times the largest eigenvalue of B, for smoothing by cB/(1 + cB)."""
+"""How sharply the density of observations is seen: smoothed by c B / (1 + c B), c this over the largest eigenvalue."""
 
 Product = Callable[[Array], Array]
 Record = tuple[Array, Array, Array]
@@ -400,7 +400,7 @@ def observation_coverage(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """(least density, evenness): the R⁻¹ that the observations put on each cell of a periodic field.
 
-    The density is Hᵀ R⁻¹ H 1, smoothed at a fraction of the length of B by S = c B / (1 + c B) with c = `SHARPNESS` over
+    The density is Hᵀ R⁻¹ H 1, smoothed at a fraction of the length of B by c B / (1 + c B), with c = `SHARPNESS` over
     the largest eigenvalue. Evenness is its least value over its mean, from 0 (some part of the field is unobserved) to
     1. It is 0 also where H averages over many cells, so that the observations do not see the small scales; that shows
     in tr(Hᵀ R⁻¹ H), estimated with one random vector, well below 1ᵀ Hᵀ R⁻¹ H 1.
