@@ -153,7 +153,7 @@ def paired_conjugate_gradients(
             u=u,
             residual=residual,
             search=y.direction + ratio * it.search,
-            image=None if it.image is None else y.image + ratio * it.image,
+            image=None if it.image is None or y.image is None else y.image + ratio * it.image,
             slope=slope,
             squared_norm=y.squared_norm,
             sound=sound & jnp.isfinite(slope),

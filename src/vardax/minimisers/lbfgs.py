@@ -84,7 +84,7 @@ class LimitedMemoryBFGS(optx.AbstractLBFGS):
     ) -> tuple[Any, Any]:
         """Remember the step; where the curvature along it is negative, its absolute value.
 
-        optimistix would skip such a step. Before the first pair is stored, the size of the next step would then be lost.
+        optimistix would skip such a step. Before the first pair is stored, the size of the next step would be lost.
         """
         step = jax.tree.map(jnp.subtract, y_eval, y)
         curvature = tree_dot(step, jax.tree.map(jnp.subtract, f_eval_info.grad, f_info.grad))

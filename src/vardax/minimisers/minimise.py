@@ -36,10 +36,10 @@ def _solver(minimiser: Any, tol: float | None, max_steps: int, dtype: Any) -> Re
     """The solver of the user's, or the default one, with the one stopping rule."""
     tol = default_tolerance(dtype) if tol is None else tol
     if minimiser is not None:
-        return RecordingSolver(solver=minimiser, own_rule=True, tol=tol, max_steps=max_steps)
+        return RecordingSolver(minimiser, own_rule=True, tol=tol, max_steps=max_steps)
     eps = float(jnp.finfo(dtype).eps)
     solver = LimitedMemoryBFGS(eps, scale=1 / eps)
-    return RecordingSolver(solver=solver, own_rule=False, tol=tol, max_steps=max_steps, scale=1 / eps)
+    return RecordingSolver(solver, own_rule=False, tol=tol, max_steps=max_steps, scale=1 / eps)
 
 
 def _carried(control: PyTree[Array]) -> PyTree[Array]:

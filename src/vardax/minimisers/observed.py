@@ -183,7 +183,7 @@ def _same_count(points: Observations, n_instruments: int) -> Observations:
         points.coords,
         points.instrument,
         points.valid,
-        points.aux,
+        dict(points.aux),
         n_instruments=n_instruments,
     )
 

@@ -74,7 +74,13 @@ class RecordingSolver(optx.AbstractMinimiser):
     own_rule: bool = eqx.field(static=True)
     tol: float = eqx.field(static=True)
     max_steps: int = eqx.field(static=True)
-    scale: float = eqx.field(static=True, default=1.0)
+    scale: float = eqx.field(static=True)
+
+    def __init__(
+        self, solver: optx.AbstractIterativeSolver, *, own_rule: bool, tol: float, max_steps: int, scale: float = 1.0
+    ):
+        self.solver, self.own_rule = solver, own_rule
+        self.tol, self.max_steps, self.scale = tol, max_steps, scale
 
     @property
     def rtol(self) -> float:
@@ -150,12 +156,12 @@ class RecordingSolver(optx.AbstractMinimiser):
         """The iterate that is known after this step, with its terms and gradient norm.
 
         A solver with a search evaluates first and keeps what it accepted: `new_y`, at the first step the start. Others
-        (Nelder-Mead, optax) keep no cost: then it is the iterate `y` that they came from, so that the start is seen too.
+        (Nelder-Mead, optax) keep no cost: then it is the iterate `y` that they came from, so the start is seen too.
         """
-        info = getattr(inner, "f_info", None)
-        known = isinstance(info, optx.FunctionInfo.ResidualJac) or hasattr(info, "grad")
-        if known and hasattr(inner, "aux"):
-            gradient, terms = info.grad if hasattr(info, "grad") else info.compute_grad(), inner.aux
+        info: Any = getattr(inner, "f_info", None)
+        own_gradient: Any = getattr(info, "compute_grad", None) or (lambda: info.grad)
+        if hasattr(inner, "aux") and (hasattr(info, "compute_grad") or hasattr(info, "grad")):
+            gradient, terms = own_gradient(), inner.aux
             return new_y, terms, (tree_norm(gradient) / self.scale).astype(terms.J_b.dtype)
         gradient, terms = jax.grad(scalar_cost, has_aux=True)(y, args)
         return y, terms, tree_norm(gradient).astype(terms.J_b.dtype)
