@@ -34,7 +34,7 @@ OPERATORS = {
     "MaskedIdentity": lambda: MaskedIdentity(),
     "LinearObs": lambda: LinearObs(H),
     "PointObs": lambda: PointObs([0, 2]),
-    "InterpObs": lambda: InterpObs([np.arange(4.0)], np.array([[0.5], [2.0]])),
+    "InterpObs": lambda: InterpObs([np.arange(4.0)]).at(np.array([[0.5], [2.0]])),
     "CallableObs": lambda: CallableObs(jnp.sin),
 }
 METHODS = [
@@ -198,7 +198,7 @@ def test_our_step_works_with_foreign_parts(method):
 
 
 class ForeignCovariance(lx.AbstractLinearOperator):
-    """A lineax operator of another package: products and a matrix, nothing else of ours."""
+    """A lineax operator of another package: products, a matrix, and the one hook without which lineax makes none."""
 
     matrix: jax.Array
 
@@ -216,6 +216,9 @@ class ForeignCovariance(lx.AbstractLinearOperator):
 
     def out_structure(self):
         return self.in_structure()
+
+
+lx.is_symmetric.register(ForeignCovariance)(lambda operator: True)
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.__name__)

@@ -21,6 +21,7 @@ SHAPE, N = (8, 6), 48
 GRID = jnp.zeros(SHAPE)
 BOUNDARIES = ("periodic", "free")
 solve_blue = eqx.filter_jit(krylov.solve_blue)
+solve_by_products = eqx.filter_jit(krylov.solve_by_products)
 solve_in_modes = eqx.filter_jit(krylov.solve_in_modes)
 solve_in_observations = eqx.filter_jit(krylov.solve_in_observations)
 
@@ -34,7 +35,7 @@ class Case:
 
     def __init__(self, B, H, R, mask, innovation):
         self.B, self.H, self.mask = B, H, jnp.asarray(mask, float)
-        self.R = restrict(R, self.mask)
+        self.R, self.R_operator = restrict(R, self.mask), R
         self.innovation = jnp.where(self.mask != 0, jnp.asarray(innovation), 0.0)
         seen = np.asarray(mask) != 0
         self.seen = seen
@@ -72,6 +73,9 @@ class Case:
 
     def in_modes(self, **options):
         return solve_in_modes(self.B, self.H, self.R, self.innovation, **options)
+
+    def by_products(self, **options):
+        return solve_by_products(self.B, self.B.half(), self.H, self.R_operator, self.innovation, self.mask, **options)
 
     def blue(self, **options):
         return solve_blue(self.B, self.B.half(), self.H, self.R, self.innovation, **options)
@@ -189,8 +193,9 @@ def test_preconditioner_needs_fewer_steps_for_the_same_answer():
     np.testing.assert_allclose(chosen.increment, plain.increment, atol=1e-4)
 
 
-def test_coverage_of_a_fully_observed_field_is_even():
-    B = MaternLinearOperator(SHAPE, 1.5)
+@FIELDS
+def test_coverage_of_a_fully_observed_field_is_even(boundary):
+    B = MaternLinearOperator(SHAPE, 1.5, boundary=boundary)
     H = PointObs(np.arange(N)).linearize(GRID)
     R = restrict(DiagonalCovariance(jnp.full(N, 0.5)), jnp.ones(N))
     least, evenness = observation_coverage(B, H, R)
@@ -221,6 +226,28 @@ def test_uneven_coverage_takes_the_observation_form(kind):
 
 def _ravel(shape, dtype):
     return lx.FunctionLinearOperator(jnp.ravel, jax.ShapeDtypeStruct(shape, dtype))
+
+
+@pytest.mark.x64
+@EVERY_CASE
+def test_products_with_R_are_enough(case):
+    increment, weights = case.dense()
+    result = case.by_products(tol=1e-11, max_steps=200)
+    assert result.converged
+    np.testing.assert_allclose(np.ravel(result.increment), increment, atol=1e-8)
+    np.testing.assert_allclose(result.weights[case.seen], weights, atol=1e-8)
+    np.testing.assert_allclose(case.B.half().mv(result.control), result.increment, atol=1e-10)
+
+
+@pytest.mark.x64
+@EVERY_CASE
+def test_cost_is_never_above_the_background_with_products_of_R(case):
+    first = case.cost(0.0, np.zeros(case.B_matrix.shape[0]))
+    for n_steps in (0, 1, 2, 3, 5, 8, 13):
+        result = case.by_products(tol=0.0, max_steps=n_steps)
+        cost = case.cost(result.control, result.increment)
+        assert cost <= first * (1 + 1e-12)
+        np.testing.assert_allclose(cost, result.costs[1], rtol=1e-8)
 
 
 def test_truncation_stops_without_raising():
@@ -288,8 +315,12 @@ def test_gradients_of_the_chosen_form_equal_those_of_the_dense_formula():
 
     cross = jnp.asarray(case.B_matrix @ case.H_matrix.T)
     gain = cross @ jnp.linalg.inv(jnp.asarray(case.H_matrix) @ cross + jnp.asarray(case.R_matrix))
-    krylov = total(lambda d: solve_blue(case.B, case.B.half(), case.H, case.R, d, tol=1e-11, max_steps=200).increment)
-    np.testing.assert_allclose(krylov, total(lambda d: gain @ d[case.seen]), atol=1e-8)
+    options = {"tol": 1e-11, "max_steps": 200}
+    chosen = total(lambda d: solve_blue(case.B, case.B.half(), case.H, case.R, d, **options).increment)
+    np.testing.assert_allclose(chosen, total(lambda d: gain @ d[case.seen]), atol=1e-8)
+    products = (case.B, case.B.half(), case.H, case.R_operator)
+    by_products = total(lambda d: solve_by_products(*products, d, case.mask, **options).increment)
+    np.testing.assert_allclose(by_products, chosen, atol=1e-8)
 
 
 @pytest.mark.x64

@@ -30,7 +30,7 @@ SECOND_ORDER = {
 }
 FIRST_ORDER = {
     "NonlinearCG": optx.NonlinearCG(TIGHT, TIGHT),
-    "GradientDescent": optx.GradientDescent(0.3, TIGHT, TIGHT),
+    "GradientDescent": optx.GradientDescent(0.05, TIGHT, TIGHT),
     "NelderMead": optx.NelderMead(TIGHT, TIGHT),
     "optax": optx.OptaxMinimiser(optax.sgd(0.05, momentum=0.5), TIGHT, TIGHT),
 }

@@ -138,7 +138,7 @@ def test_scattered_points_bring_their_positions_and_errors():
     positions, values, errors = np.array([0.5, 3.25, 6.0]), np.array([1.0, -1.0, 2.0]), np.array([0.1, 0.5, 0.2])
     obs = Observations(values, errors, 0.0, positions[:, None])
     prior = MaternLinearOperator((8,), 2.0, boundary="free")
-    model = OptimalInterpolation(InterpObs([grid], np.zeros((3, 1))), jnp.zeros(8), prior, DiagonalCovariance(np.ones(3)))
+    model = OptimalInterpolation(InterpObs([grid]), jnp.zeros(8), prior, DiagonalCovariance(np.ones(3)))
     H = np.zeros((3, 8))
     for row, position in enumerate(positions):
         left = int(position)
@@ -158,7 +158,7 @@ def test_thirty_days_of_points_compile_at_most_three_times(count_compilations):
         obs = Observations(random.normal(size=p), 0.5, 0.0, random.uniform(0, 7, size=(p, 1))).pad_to([4, 8, 16])
         size = obs.value.shape[0]
         model = OptimalInterpolation(
-            InterpObs([np.arange(8.0)], np.zeros((size, 1))), np.zeros(8), prior, DiagonalCovariance(np.ones(size))
+            InterpObs([np.arange(8.0)]), np.zeros(8), prior, DiagonalCovariance(np.ones(size))
         )
         return model([obs])
 
@@ -174,7 +174,7 @@ def test_a_padded_point_has_no_influence():
     prior = MaternLinearOperator((8,), 2.0, boundary="free")
 
     def model(p):
-        operator = InterpObs([np.arange(8.0)], np.zeros((p, 1)))
+        operator = InterpObs([np.arange(8.0)])
         return OptimalInterpolation(operator, np.zeros(8), prior, DiagonalCovariance(np.ones(p)))
 
     np.testing.assert_allclose(model(8)([obs.pad_to(8)]), model(2)([obs]), **TIGHT)

@@ -251,3 +251,31 @@ def test_a_first_guess_is_a_starting_point_that_gradients_pass():
     batch = Batch1D.from_observations(Y)
     gradient = jax.grad(lambda x: jnp.sum(model.analyse(batch, first_guess=x).state))(jnp.asarray(MEAN) + 0.3)
     assert jnp.isfinite(gradient).all()
+
+
+# -- large controls --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.x64
+def test_implicit_gradients_of_a_large_analysis_are_exact_where_most_of_the_cotangent_is_zero():
+    """1100 controls are beyond the dense adjoint; the gradient of one entry is a cotangent of zeros and a one."""
+    n = 1100
+    prior, R = DiagonalCovariance(np.linspace(0.5, 2.0, n)), DiagonalCovariance(np.full(n // 2, 0.5))
+    model = ThreeDVar(PointObs(np.arange(n // 2)), np.zeros(n), prior, R, tol=1e-9)
+    gradient = jax.grad(lambda y: model(Batch1D.from_observations(y[None]))[0, 3])(jnp.ones(n // 2))
+    expected = np.zeros(n // 2)
+    expected[3] = prior.variance[3] / (prior.variance[3] + 0.5)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-6, atol=1e-12)
+
+
+def test_posterior_products_of_a_large_analysis_are_exact_for_unit_vectors():
+    n = 1100
+    prior, R = DiagonalCovariance(np.linspace(0.5, 2.0, n)), DiagonalCovariance(np.full(n, 0.5))
+    model = ThreeDVar(MaskedIdentity(), np.zeros(n), prior, R)
+    posterior = model.posterior(Batch1D.from_observations(np.ones((1, n))))
+    assert posterior.cov.cholesky is None
+    variance = np.asarray(prior.variance)
+    product = posterior.cov.mv(jnp.zeros((1, n)).at[0, 7].set(1.0))
+    expected = np.zeros(n)
+    expected[7] = variance[7] * 0.5 / (variance[7] + 0.5)
+    np.testing.assert_allclose(product[0], expected, rtol=1e-4, atol=1e-7)

@@ -37,7 +37,7 @@ COSTS = {
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", COSTS)
-@pytest.mark.parametrize("n", [1, 3, 200])
+@pytest.mark.parametrize("n", [1, 200])
 def test_gradients_by_jax_pass(name, n, dtype):
     for seed in (0, 1):
         report = gradient_test(COSTS[name], state(n, dtype, seed), key=jax.random.key(seed))

@@ -49,7 +49,7 @@ SMOOTH = {
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", SMOOTH)
-@pytest.mark.parametrize("n", [1, 2, 40])
+@pytest.mark.parametrize("n", [1, 40])
 def test_derivatives_by_jax_pass(name, n, dtype):
     for seed in (0, 1):
         report = taylor_test(SMOOTH[name], on_attractor(n, dtype, seed), key=jax.random.key(seed))

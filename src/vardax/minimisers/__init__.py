@@ -8,6 +8,7 @@ linear-Gaussian ones directly. The transforms `Identity`, `Exp`, `Softplus` keep
 
 from vardax.minimisers.blue import solve_blue_problem
 from vardax.minimisers.closed_form import NormalFactor
+from vardax.minimisers.conjugate_gradients import RelativeCG
 from vardax.minimisers.krylov import KrylovResult, solve_blue
 from vardax.minimisers.lbfgs import LimitedMemoryBFGS, RoundingArmijo
 from vardax.minimisers.minimise import iterate, minimise
@@ -29,6 +30,7 @@ __all__ = [
     "ObservedSamples",
     "Record",
     "RecordingSolver",
+    "RelativeCG",
     "RoundingArmijo",
     "Snapshot",
     "Softplus",

@@ -48,6 +48,7 @@ __all__ = [
     "observation_coverage",
     "paired_conjugate_gradients",
     "solve_blue",
+    "solve_by_products",
     "solve_in_modes",
     "solve_in_observations",
 ]
@@ -57,6 +58,9 @@ EVEN_COVERAGE = 0.25
 
 SHARPNESS = 30.0
 """How sharply the density of observations is seen: smoothed by c B / (1 + c B), c this over the largest eigenvalue."""
+
+ERROR_STEPS = 1000
+"""Most steps of the two solves with R alone in `solve_by_products`."""
 
 Product = Callable[[Array], Array]
 Record = tuple[Array, Array, Array]
@@ -90,7 +94,7 @@ class KrylovResult(eqx.Module):
     @property
     def gradient_norm(self) -> Float[Array, ""]:
         """‖∇J‖ at the increment."""
-        return self.gradient_norms[self.n_iterations]
+        return self.gradient_norms[jnp.minimum(self.n_iterations, self.gradient_norms.shape[0] - 1)]
 
 
 class _Look(NamedTuple):
@@ -118,7 +122,7 @@ class _Iterate(NamedTuple):
 
 def paired_conjugate_gradients(
     look: Callable[[Array], _Look],
-    D: Product,
+    curve: Callable[[Array, Array], Array],
     b: Float[Array, "..."],
     first_cost: Float[Array, ""],
     *,
@@ -127,9 +131,9 @@ def paired_conjugate_gradients(
 ) -> tuple[Float[Array, "..."], Record]:
     """Solve (I + D K) u = b in the inner product ⟨v, K u⟩. Returns u and (steps, gradient norms, costs).
 
-    `look` takes a residual r to (P r, K P r, ⟨r, K r⟩). Stops when ‖∇J‖ and its preconditioned norm ⟨r, K P r⟩^½ are
-    `tol` times their first values. If rounding has made the curvature negative, or something is not finite, it stops
-    at the last sound iterate.
+    `look` takes a residual r to (P r, K P r, ⟨r, K r⟩), and `curve` a pair (p, K p) to p + D K p. Stops when ‖∇J‖ and
+    its preconditioned norm ⟨r, K P r⟩^½ are `tol` times their first values. If rounding has made the curvature
+    negative, or something is not finite, it stops at the last sound iterate.
     """
 
     def unfinished(it: _Iterate) -> Array:
@@ -137,7 +141,7 @@ def paired_conjugate_gradients(
 
     def step(it: _Iterate) -> _Iterate:
         image = it.search if it.image is None else it.image
-        curved = it.search + D(image)
+        curved = curve(it.search, image)
         curvature = jnp.vdot(curved, image)
         length = it.slope / curvature
         sound = (curvature > 0) & jnp.isfinite(length)
@@ -202,7 +206,8 @@ def _implicit_solve(
     """
 
     def solve(_: Product, rhs: Array) -> tuple[Array, Record]:
-        return paired_conjugate_gradients(look, D, rhs, first_cost, tol=tol, max_steps=max_steps)
+        curve = lambda search, image: search + D(image)  # noqa: E731
+        return paired_conjugate_gradients(look, curve, rhs, first_cost, tol=tol, max_steps=max_steps)
 
     def transpose_solve(_: Product, rhs: Array) -> tuple[Array, Record]:
         u, record = solve(_, D(rhs))
@@ -395,10 +400,81 @@ def solve_in_modes(
     return _result(increment, modes.control(chi), weights, record, tol)
 
 
+def solve_by_products(
+    B: lx.AbstractLinearOperator,
+    B_half: lx.AbstractLinearOperator,
+    H: lx.AbstractLinearOperator,
+    R: lx.AbstractLinearOperator,
+    innovation: Float[Array, "..."],
+    mask: Float[Array, "..."],
+    *,
+    tol: float,
+    max_steps: int,
+) -> KrylovResult:
+    """The analysis for an R that cannot be factorised: products with R only.
+
+    Conjugate gradients solve (H B Hᵀ + R) w = d between the observed entries (`mask` 1) to ‖residual‖ <= tol · ‖d‖.
+    On the way J may rise above J(x_b), so the increment is multiplied by the number that minimises J: 1 at
+    convergence, and J <= J(x_b) wherever it is truncated. What that and ‖∇J‖ need of R⁻¹ are two solves with R alone,
+    after the iteration. `gradient_norms` and `costs` are those of the background and of the result.
+    """
+    observing = _Observing(H, R, innovation.dtype)
+    observed = lambda v: jnp.where(mask != 0, v, jnp.zeros_like(v))  # noqa: E731
+
+    def covary(weights: Array) -> PyTree[Array]:
+        return B.mv(_cast(observing.spread(observed(weights)), B.in_structure()))
+
+    def K(weights: Array) -> Array:
+        return observed(observing.predict(covary(weights)))
+
+    def error(weights: Array) -> Array:
+        product = R.mv(observed(weights).astype(R.in_structure().dtype))
+        return jnp.where(mask != 0, product.astype(weights.dtype), weights)
+
+    innovation = observed(innovation)
+    weights, n_iterations = _symmetric_solve(lambda w: K(w) + error(w), innovation, tol, max_steps)
+    exact = float(jnp.finfo(innovation.dtype).eps) ** 0.75
+    solve_error = lambda v: _symmetric_solve(error, v, exact, ERROR_STEPS)[0]  # noqa: E731
+    image = K(weights)
+    b = solve_error(innovation)
+    residual = solve_error(innovation - image - error(weights))
+    along, curvature = jnp.vdot(image, b), jnp.vdot(image, b - residual)
+    scale = jax.lax.stop_gradient(jnp.where(curvature > 0, along / jnp.where(curvature > 0, curvature, 1), 0))
+    gradient = b - scale * (b - residual)
+    first_cost = _cost(innovation, b)
+    norms = [jnp.sqrt(jnp.maximum(jnp.vdot(g, K(g)), 0)) for g in (b, gradient)]
+    cost = first_cost - scale * along + 0.5 * scale**2 * curvature
+    weights = scale * weights
+    control = B_half.transpose().mv(_cast(observing.spread(weights), B_half.out_structure()))
+    return KrylovResult(
+        increment=covary(weights),
+        control=control,
+        weights=weights,
+        n_iterations=n_iterations,
+        converged=jnp.isfinite(norms[1]) & (norms[1] <= tol * jnp.maximum(1, norms[0])),
+        gradient_norms=jnp.stack(norms),
+        costs=jnp.stack([first_cost, cost]),
+    )
+
+
+def _symmetric_solve(product: Product, rhs: Array, tol: float, max_steps: int) -> tuple[Array, Array]:
+    """(A⁻¹ b, steps) by conjugate gradients, differentiated implicitly."""
+
+    def solve(_: Product, b: Array) -> tuple[Array, Array]:
+        look = lambda r: _Look(r, None, jnp.vdot(r, r))  # noqa: E731
+        curve = lambda search, _: product(search)  # noqa: E731
+        solution, record = paired_conjugate_gradients(
+            look, curve, b, jnp.zeros((), b.dtype), tol=tol, max_steps=max_steps
+        )
+        return solution, record[0]
+
+    return jax.lax.custom_linear_solve(product, rhs, solve, symmetric=True, has_aux=True)
+
+
 def observation_coverage(
     B: MaternLinearOperator, H: lx.AbstractLinearOperator, R: ObservationError
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """(least density, evenness): the R⁻¹ that the observations put on each cell of a periodic field.
+    """(least density, evenness): the R⁻¹ that the observations put on each cell of the field.
 
     The density is Hᵀ R⁻¹ H 1, smoothed at a fraction of the length of B by c B / (1 + c B), with c = `SHARPNESS` over
     the largest eigenvalue. Evenness is its least value over its mean, from 0 (some part of the field is unobserved) to
@@ -411,7 +487,8 @@ def observation_coverage(
     row_sums = observing.weigh(ones).astype(B.dtype)
     trace = jnp.vdot(signs, observing.weigh(signs).astype(B.dtype))
     spectrum = SHARPNESS * B.spectrum() / jnp.max(B.spectrum())
-    least = jnp.min(apply_spectrum(spectrum / (1 + spectrum), row_sums, B.shape, B.shape)) * (1 + 1 / SHARPNESS)
+    smooth = functools.partial(apply_spectrum, spectrum / (1 + spectrum), domain=B.domain_shape, shape=B.shape)
+    least = jnp.min(smooth(row_sums) / smooth(ones))
     mean = jnp.mean(row_sums)
     local = (mean > 0) & (least > 0) & (trace > 0.3 * jnp.sum(row_sums))
     return jnp.maximum(least, 0), jnp.where(local, least / mean, jnp.zeros_like(mean))

@@ -16,6 +16,7 @@ import numpy as np
 import optimistix as optx
 from jaxtyping import Array, PyTree
 
+from vardax.minimisers.conjugate_gradients import RelativeCG
 from vardax.minimisers.lbfgs import LimitedMemoryBFGS
 from vardax.minimisers.problem import BatchedProblem, ControlSpaceProblem, tree_norm
 from vardax.minimisers.recording import Record, RecordingSolver, scalar_cost
@@ -40,6 +41,12 @@ def _solver(minimiser: Any, tol: float | None, max_steps: int, dtype: Any) -> Re
     eps = float(jnp.finfo(dtype).eps)
     solver = LimitedMemoryBFGS(eps, scale=1 / eps)
     return RecordingSolver(solver, own_rule=False, tol=tol, max_steps=max_steps, scale=1 / eps)
+
+
+def _coarsest_dtype(problem: ControlSpaceProblem | BatchedProblem) -> Any:
+    """The dtype that limits how exact J is: of the observations or of B^{1/2}."""
+    dtypes = [problem.observed.value.dtype, *(leaf.dtype for leaf in jax.tree.leaves(problem.half.in_structure()))]
+    return max(dtypes, key=lambda dtype: float(jnp.finfo(dtype).eps))
 
 
 def _carried(control: PyTree[Array]) -> PyTree[Array]:
@@ -67,7 +74,7 @@ def _implicit_for(adjoint: optx.AbstractAdjoint, control: PyTree[Array]) -> optx
     size = sum(c.size for c in jax.tree.leaves(control))
     if size > DENSE_ADJOINT_LIMIT and adjoint == default:
         eps = float(jnp.finfo(jax.tree.leaves(control)[0].dtype).eps)
-        return optx.ImplicitAdjoint(linear_solver=lx.CG(rtol=eps**0.75, atol=0.0))
+        return optx.ImplicitAdjoint(linear_solver=RelativeCG(rtol=eps**0.75))
     return adjoint
 
 
@@ -117,7 +124,7 @@ def minimise(
     start: PyTree[Array] | None = None,
 ) -> Analysis:
     """The analysis of one sample: chi* = argmin J(chi), started at `start` (default chi = 0, the background)."""
-    solver = _solver(minimiser, tol, max_steps, problem.observed.value.dtype)
+    solver = _solver(minimiser, tol, max_steps, _coarsest_dtype(problem))
     first, (background, reference) = _start(problem, start)
     solution = optx.minimise(
         scalar_cost,
@@ -146,7 +153,7 @@ def iterate(
 
     Resume a stopped iteration with `warm_start=` the last analysis. Samples that have finished stay as they are.
     """
-    solver = _solver(minimiser, tol, max_steps, problem.observed.value.dtype)
+    solver = _solver(minimiser, tol, max_steps, _coarsest_dtype(problem))
     y, record, background = _begin(problem, start, solver)
     for _ in range(max_steps):
         y, record, done, analysis = _advance(problem, y, record, background, solver)

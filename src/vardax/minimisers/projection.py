@@ -11,6 +11,8 @@ import lineax as lx
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
+from vardax.minimisers.conjugate_gradients import RelativeCG
+
 __all__ = ["EXACT_LIMIT", "shortest_control"]
 
 EXACT_LIMIT = 512
@@ -24,10 +26,11 @@ def shortest_control(half: lx.AbstractLinearOperator, increment: PyTree[Array], 
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), half.in_structure())
         flat, unravel = ravel_pytree(zeros)
         columns = jax.vmap(lambda e: ravel_pytree(half.mv(unravel(e)))[0])(jnp.eye(flat.size, dtype=flat.dtype))
-        return unravel(jnp.linalg.lstsq(columns.T, ravel_pytree(increment)[0])[0])
+        dense = lx.MatrixLinearOperator(columns.T)
+        return unravel(lx.linear_solve(dense, ravel_pytree(increment)[0], lx.SVD(), throw=False).value)
     normal = lx.FunctionLinearOperator(
         lambda v: transposed.mv(half.mv(v)), half.in_structure(), lx.positive_semidefinite_tag
     )
     eps = float(jnp.finfo(jax.tree.leaves(increment)[0].dtype).eps)
-    solver = lx.CG(rtol=10 * eps, atol=0.0, max_steps=max_steps)
+    solver = RelativeCG(10 * eps, max_steps=max_steps)
     return lx.linear_solve(normal, transposed.mv(increment), solver, throw=False).value

@@ -17,17 +17,23 @@ from jaxtyping import Array, PyTree
 from vardax.covariances.functions import half
 from vardax.minimisers.observed import ObservedSamples, restrict_samples
 from vardax.minimisers.problem import BatchedProblem
+from vardax.minimisers.transforms import Identity, to_control
 from vardax.types import AbstractBatch, Observations, concrete_values, float_array, is_traced
 
 __all__ = [
     "as_adjoint",
     "as_minimiser",
+    "as_obs_covariance",
+    "as_prior_covariance",
     "as_state",
     "assemble",
     "check_background_values",
     "check_batch",
     "check_covariance",
+    "check_options",
     "check_positions",
+    "check_structure",
+    "check_times",
     "observation_shape",
     "per_sample",
 ]
@@ -36,6 +42,25 @@ __all__ = [
 def as_state(state: PyTree) -> PyTree[Array]:
     """Every leaf of a state as a floating-point JAX array."""
     return jax.tree.map(float_array, state)
+
+
+def as_prior_covariance(operator: Any) -> Any:
+    """B as it is, or a `TypeError` that says how to make one."""
+    return _as_covariance(operator, "prior_cov_op")
+
+
+def as_obs_covariance(operator: Any) -> Any:
+    """R as it is, or None; or a `TypeError` that says how to make one."""
+    return operator if operator is None else _as_covariance(operator, "obs_cov_op")
+
+
+def _as_covariance(operator: Any, name: str) -> Any:
+    if isinstance(operator, lx.AbstractLinearOperator):
+        return operator
+    raise TypeError(
+        f"`{name}` is {type(operator).__name__}, expected a covariance (a lineax operator); wrap a matrix in "
+        "DenseCovariance, variances in DiagonalCovariance."
+    )
 
 
 def as_minimiser(minimiser: Any) -> Any:
@@ -68,12 +93,7 @@ def _shapes(tree: PyTree) -> PyTree:
 
 
 def check_covariance(operator: Any, name: str, owner: str) -> None:
-    """B and R are square lineax operators."""
-    if not isinstance(operator, lx.AbstractLinearOperator):
-        raise TypeError(
-            f"{owner}: `{name}` is {type(operator).__name__}, expected a covariance (a lineax operator); wrap a matrix "
-            "in DenseCovariance, variances in DiagonalCovariance."
-        )
+    """B and R are square."""
     if operator.in_structure() != operator.out_structure():
         found = (_shapes(operator.in_structure()), _shapes(operator.out_structure()))
         raise ValueError(f"{owner}: `{name}` maps shape {found[0]} to {found[1]}, expected a square operator.")
@@ -91,34 +111,79 @@ def check_batch(batch: Any, owner: str) -> None:
     )
 
 
-def check_positions(obs_op: Any, batch: Any, prior_cov_op: Any) -> None:
+def _not_applicable(owner: str, obs_op: Any, structure: PyTree, error: Exception) -> str:
+    return (
+        f"{owner}: `obs_op` ({type(obs_op).__name__}) cannot be applied to a state of shape {_shapes(structure)}, "
+        f"the one that `prior_cov_op` acts on: {error}"
+    )
+
+
+def check_positions(obs_op: Any, batch: Any, prior_cov_op: Any, owner: str) -> None:
     """Let an operator that samples space count what lies outside; under tracing it could only answer NaN."""
     if hasattr(obs_op, "check") and isinstance(prior_cov_op, lx.AbstractLinearOperator):
-        obs_op.check(prior_cov_op.out_structure())
+        structure = prior_cov_op.out_structure()
+        try:
+            obs_op.check(structure)
+        except ValueError as error:
+            raise ValueError(_not_applicable(owner, obs_op, structure, error)) from error
     points = batch if isinstance(batch, list | tuple) else [batch]
     for one in points:
         if hasattr(obs_op, "at") and isinstance(one, Observations) and not is_traced(one.coords):
             obs_op.at(one)
 
 
-def check_background_values(mean: PyTree[Array], owner: str) -> None:
-    """The background is complete: it has no missing or infinite entry."""
-    for leaf in jax.tree.leaves(mean):
-        values = concrete_values(leaf)
-        if values is not None and not np.all(np.isfinite(values)):
-            bad = int(np.sum(~np.isfinite(values)))
-            raise ValueError(
-                f"{owner}: the background (`prior_mean`) has {bad} non-finite entries; it must be complete."
-            )
+def check_background_values(mean: PyTree[Array], transform: PyTree, owner: str) -> None:
+    """The background is complete: it has no missing or infinite entry, and lies in the range of the transform."""
+    if bad := _count_non_finite(mean):
+        raise ValueError(f"{owner}: the background (`prior_mean`) has {bad} non-finite entries; it must be complete.")
+    if isinstance(transform, Identity) or any(concrete_values(leaf) is None for leaf in jax.tree.leaves(mean)):
+        return
+    if bad := _count_non_finite(to_control(transform, mean)):
+        raise ValueError(
+            f"{owner}: {bad} entries of the background (`prior_mean`) are outside the range of `control_transform`; "
+            "Exp and Softplus need a positive background."
+        )
 
 
-def per_sample(tree: PyTree[Array], structure: PyTree, n_samples: int, name: str, owner: str) -> PyTree[Array]:
-    """A state (or control) as (B, *state), from (*state) or (B, *state)."""
+def _count_non_finite(tree: PyTree[Array]) -> int:
+    """How many entries are not finite, of those that can be looked at."""
+    leaves = [concrete_values(leaf) for leaf in jax.tree.leaves(tree)]
+    return sum(int(np.sum(~np.isfinite(values))) for values in leaves if values is not None)
+
+
+def check_options(tol: float | None, max_steps: int, owner: str) -> None:
+    """The options that every method has."""
+    if tol is not None and not tol >= 0:
+        raise ValueError(f"{owner}: `tol` is {tol}, expected None (the default) or a number that is not negative.")
+    if max_steps < 1:
+        raise ValueError(f"{owner}: `max_steps` is {max_steps}, expected at least 1.")
+
+
+def check_times(batch: Any, owner: str) -> None:
+    """The entries of a window are one interval apart: a gap in time is an entry without observations."""
+    times = None if getattr(batch, "times", None) is None else concrete_values(batch.times)
+    if times is None or times.size < 3:
+        return
+    steps = np.diff(times)
+    if np.max(np.abs(steps - steps.mean())) > 1e-3 * abs(steps.mean()):
+        raise ValueError(
+            f"{owner}: `times` of the batch are not evenly spaced (steps from {steps.min():.6g} to {steps.max():.6g}); "
+            "entries are one model interval apart. Fill the gaps with entries that are all NaN."
+        )
+
+
+def check_structure(tree: PyTree, structure: PyTree, name: str, owner: str) -> None:
+    """A state is one array, or the pytree of arrays that B acts on."""
     if jax.tree.structure(tree) != jax.tree.structure(structure):
         raise ValueError(
             f"{owner}: `{name}` has the structure {jax.tree.structure(tree)}, expected {jax.tree.structure(structure)} "
             "(that of `prior_cov_op`)."
         )
+
+
+def per_sample(tree: PyTree[Array], structure: PyTree, n_samples: int, name: str, owner: str) -> PyTree[Array]:
+    """A state (or control) as (B, *state), from (*state) or (B, *state)."""
+    check_structure(tree, structure, name, owner)
 
     def one(leaf: Array, like: jax.ShapeDtypeStruct) -> Array:
         leaf = float_array(leaf)
@@ -136,16 +201,14 @@ def per_sample(tree: PyTree[Array], structure: PyTree, n_samples: int, name: str
 
 def observation_shape(obs_op: Any, mean: PyTree[Array], structure: PyTree, batch: Any, owner: str) -> tuple[int, ...]:
     """The shape of H(x) for one state, found without computing it."""
+    check_structure(mean, structure, "prior_mean / background", owner)
     points = _one_set_of_points(batch)
     state = jax.tree.map(lambda s, m: jax.ShapeDtypeStruct(s.shape, m.dtype), structure, mean)
     operator = obs_op.at(points) if points is not None and hasattr(obs_op, "at") else obs_op
     try:
         predicted = eqx.filter_eval_shape(operator, state)
     except Exception as error:
-        raise ValueError(
-            f"{owner}: `obs_op` ({type(obs_op).__name__}) cannot be applied to a state of shape {_shapes(structure)}, "
-            f"the one that `prior_cov_op` acts on: {error}"
-        ) from error
+        raise ValueError(_not_applicable(owner, obs_op, structure, error)) from error
     if not hasattr(predicted, "shape"):
         raise TypeError(
             f"{owner}: `obs_op` gives {type(predicted).__name__}, expected one array; an operator that gives a "

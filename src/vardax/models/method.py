@@ -30,7 +30,9 @@ from vardax.models.boundary import (
     check_background_values,
     check_batch,
     check_covariance,
+    check_options,
     check_positions,
+    check_times,
     observation_shape,
     per_sample,
 )
@@ -62,6 +64,9 @@ class AbstractAnalysisMethod(eqx.Module):
     max_steps: eqx.AbstractVar[int]
     strict: eqx.AbstractVar[bool]
 
+    def __check_init__(self) -> None:
+        check_options(self.tol, self.max_steps, type(self).__name__)
+
     @abc.abstractmethod
     def observe(self, samples: Any) -> Any:
         """The map from a state to the predicted observations of these samples: `Snapshot` or `Window`."""
@@ -85,11 +90,11 @@ class AbstractAnalysisMethod(eqx.Module):
         self,
         batch: Any,
         *,
-        background: PyTree[Array] | None = None,
-        first_guess: PyTree[Array] | None = None,
-        warm_start: Analysis | PyTree[Array] | None = None,
-        prior_cov_op: lx.AbstractLinearOperator | None = None,
-        obs_cov_op: lx.AbstractLinearOperator | None = None,
+        background: PyTree = None,
+        first_guess: PyTree = None,
+        warm_start: Analysis | PyTree = None,
+        prior_cov_op: Any = None,
+        obs_cov_op: Any = None,
         obs_op: Any = None,
     ) -> Analysis:
         """The full `Analysis` of a batch.
@@ -151,8 +156,10 @@ class AbstractAnalysisMethod(eqx.Module):
     def _check(self, batch: Any) -> None:
         """Types and values, which only an eager call can see; shapes are checked where the problem is posed."""
         check_batch(batch, type(self).__name__)
-        check_positions(self.obs_op, batch, self.prior_cov_op)
-        check_background_values(self.prior_mean, type(self).__name__)
+        check_positions(self.obs_op, batch, self.prior_cov_op, type(self).__name__)
+        check_background_values(self.prior_mean, getattr(self, "control_transform", Identity()), type(self).__name__)
+        if self.takes_window:
+            check_times(batch, type(self).__name__)
 
     def _start(self, first_guess: Any, warm_start: Any) -> tuple[Any, Any]:
         """(first guess or None, control or None), as arrays."""

@@ -20,7 +20,7 @@ from jaxtyping import Array, PyTree
 
 from vardax.minimisers.blue import solve_blue_problem
 from vardax.minimisers.problem import ControlSpaceProblem, Snapshot
-from vardax.models.boundary import as_state, check_covariance
+from vardax.models.boundary import as_obs_covariance, as_prior_covariance, as_state, check_covariance
 from vardax.models.method import AbstractAnalysisMethod
 from vardax.obs_operators.linearisation import is_linear
 from vardax.types import Analysis
@@ -41,8 +41,8 @@ class OptimalInterpolation(AbstractAnalysisMethod):
 
     obs_op: Any
     prior_mean: PyTree[Array] = eqx.field(converter=as_state)
-    prior_cov_op: lx.AbstractLinearOperator
-    obs_cov_op: lx.AbstractLinearOperator | None
+    prior_cov_op: lx.AbstractLinearOperator = eqx.field(converter=as_prior_covariance)
+    obs_cov_op: lx.AbstractLinearOperator | None = eqx.field(converter=as_obs_covariance)
     tol: float | None = eqx.field(static=True, default=None, kw_only=True)
     max_steps: int = eqx.field(static=True, default=500, kw_only=True)
     strict: bool = eqx.field(static=True, default=False, kw_only=True)

@@ -25,7 +25,7 @@ from vardax.dynamics.rollout import forward_memory
 from vardax.minimisers.minimise import minimise
 from vardax.minimisers.problem import ControlSpaceProblem, Window
 from vardax.minimisers.transforms import Identity
-from vardax.models.boundary import as_adjoint, as_minimiser, as_state
+from vardax.models.boundary import as_adjoint, as_minimiser, as_obs_covariance, as_prior_covariance, as_state
 from vardax.models.method import AbstractAnalysisMethod
 from vardax.types import Analysis
 
@@ -46,8 +46,8 @@ class StrongFourDVar(AbstractAnalysisMethod):
     forward: Any
     obs_op: Any
     prior_mean: PyTree[Array] = eqx.field(converter=as_state)
-    prior_cov_op: lx.AbstractLinearOperator
-    obs_cov_op: lx.AbstractLinearOperator | None
+    prior_cov_op: lx.AbstractLinearOperator = eqx.field(converter=as_prior_covariance)
+    obs_cov_op: lx.AbstractLinearOperator | None = eqx.field(converter=as_obs_covariance)
     minimiser: Any = eqx.field(default=None, converter=as_minimiser)
     minimiser_adjoint: optx.AbstractAdjoint = eqx.field(default=optx.ImplicitAdjoint(), converter=as_adjoint)
     forward_adjoint: Any = eqx.field(default=optx.RecursiveCheckpointAdjoint())

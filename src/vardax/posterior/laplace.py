@@ -27,6 +27,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from vardax.minimisers.closed_form import COLUMN_BLOCK, NormalFactor, factorise, in_control_space, is_dense_case
+from vardax.minimisers.conjugate_gradients import RelativeCG
 from vardax.minimisers.problem import BatchedProblem, ControlSpaceProblem
 from vardax.posterior.posterior import Posterior
 from vardax.types import Analysis
@@ -44,7 +45,7 @@ class _Iterative(eqx.Module):
         normal = lambda u: jax.tree.map(jnp.add, u, self.GT(self.G(u)))  # noqa: E731
         operator = lx.FunctionLinearOperator(normal, jax.eval_shape(lambda: v), lx.positive_semidefinite_tag)
         tolerance = float(np.sqrt(jnp.finfo(jax.tree.leaves(v)[0].dtype).eps))
-        return lx.linear_solve(operator, v, lx.CG(rtol=tolerance, atol=0.0, max_steps=1000), throw=False).value
+        return lx.linear_solve(operator, v, RelativeCG(tolerance, max_steps=1000), throw=False).value
 
 
 class PosteriorCovariance(lx.AbstractLinearOperator):
