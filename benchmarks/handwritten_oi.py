@@ -2,13 +2,15 @@
 
 The problem is the first case of oi_grid.py: 1024x1024 cells, periodic, 100,000 random point observations. The
 handwritten program solves (H B Hᵀ + R) w = d by conjugate gradients with an FFT pair, a gather and a scatter per step,
-and gives x = B Hᵀ w. Claim: vardax takes at most 1.15 times its run time, and gives the same answer. Both are called in
-turn in one run; "the same answer" is measured against the solution of the handwritten program converged to 1e-6.
+and gives x = B Hᵀ w, to a relative residual of 1e-3. Claim: vardax takes at most 1.15 times its run time, and gives the
+same answer: it is at least as close to the solution of the handwritten program converged to 1e-6, in the mean and at
+worst. Both are called in turn in one run.
 """
 
 import harness
 
 ALLOWED_RATIO = 1.15
+HANDWRITTEN_TOLERANCE, VARDAX_TOLERANCE = 1e-3, 1e-5
 
 
 def handwritten(size: int, spectrum, cells, variance: float, tol: float):
@@ -55,12 +57,12 @@ def run(options) -> None:
     import jax.numpy as jnp
     from oi_problem import batch, draw, method, problem
 
-    size, n_obs, tol = (128, 1562, 1e-3) if options.quick else (1024, 100_000, 1e-3)
+    size, n_obs = (128, 1562) if options.quick else (1024, 100_000)
     case = problem(size, n_obs, "periodic", "random")
-    model = method(case, tol, 1000)
+    model = method(case, VARDAX_TOLERANCE, 1000)
     _, y = draw(case, model.prior_cov_op, jax.random.key(0))
     window, spectrum, cells = batch(y), model.prior_cov_op.spectrum(), jnp.asarray(case.cells)
-    plain, exact = (handwritten(size, spectrum, cells, case.variance, t) for t in (tol, 1e-6))
+    plain, exact = (handwritten(size, spectrum, cells, case.variance, t) for t in (HANDWRITTEN_TOLERANCE, 1e-6))
     functions = {"vardax": lambda: model.analyse(window).state[0], "handwritten": lambda: plain(y)}
     seconds = harness.alternately(functions, options.repeats)
     reference = exact(y)

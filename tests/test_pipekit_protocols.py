@@ -60,9 +60,7 @@ def build(method, obs_op=None, **options):
 
 
 def test_every_public_operator_is_in_the_table():
-    classes = {
-        name for name in vardax.obs_operators.__all__ if isinstance(getattr(vardax.obs_operators, name), type)
-    }
+    classes = {name for name in vardax.obs_operators.__all__ if isinstance(getattr(vardax.obs_operators, name), type)}
     assert {name for name in classes if hasattr(getattr(vardax.obs_operators, name), "linearize")} <= set(OPERATORS)
 
 
@@ -157,7 +155,9 @@ def test_a_foreign_operator_works_in_every_method(method, operator):
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: m.__name__)
 def test_a_foreign_operator_is_an_override_too(method):
     batch = Batch1D.from_observations(Y)
-    analysis = build(method, CallableObs(lambda x: jnp.asarray(H) @ x * 2)).analyse(batch, obs_op=ForeignOperator("matrix"))
+    analysis = build(method, CallableObs(lambda x: jnp.asarray(H) @ x * 2)).analyse(
+        batch, obs_op=ForeignOperator("matrix")
+    )
     np.testing.assert_allclose(analysis.state, build(method)(batch), **TIGHT)
 
 

@@ -71,7 +71,9 @@ def test_the_options_of_an_analysis_step_are_keywords():
 
 
 def test_attributes_may_be_set_on_the_instance():
-    assert isinstance(SimpleNamespace(step=lambda state, dt: state, dt=0.1, state_signature=None), protocols.ForwardModel)
+    assert isinstance(
+        SimpleNamespace(step=lambda state, dt: state, dt=0.1, state_signature=None), protocols.ForwardModel
+    )
 
 
 def test_a_latent_map_needs_neither_dimension_nor_signature():

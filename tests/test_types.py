@@ -1,4 +1,4 @@
-"""Batches, observations, grids and results: what they hold, what they refuse, and that a gap never reaches the algebra."""
+"""Batches, observations, grids and results: what they hold and refuse; a gap never reaches the algebra."""
 
 import dataclasses
 
@@ -181,7 +181,9 @@ def test_a_traced_instrument_needs_its_count():
 
 
 def test_every_array_of_a_batch_is_a_traced_leaf():
-    batch = Batch1D(np.ones((1, 1, 2)), [[[True, False]]], obs_err=np.ones((1, 1, 2)), instrument=[[[0, 1]]], times=[0.0])
+    batch = Batch1D(
+        np.ones((1, 1, 2)), [[[True, False]]], obs_err=np.ones((1, 1, 2)), instrument=[[[0, 1]]], times=[0.0]
+    )
     fields = [f.name for f in dataclasses.fields(batch) if f.name not in ("n_instruments", "target")]
     assert all(isinstance(getattr(batch, name), jax.Array) for name in fields)
 
@@ -322,7 +324,9 @@ def test_a_bad_shape_is_refused(shape):
 
 
 def test_a_grid_knows_its_spacing_and_its_periodic_axes():
-    grid = Grid([np.arange(4) * 0.5, np.arange(3)[::-1] * 2.0], periodic=(-1,), mask=np.ones((4, 3)), area=np.ones((4, 3)))
+    grid = Grid(
+        [np.arange(4) * 0.5, np.arange(3)[::-1] * 2.0], periodic=(-1,), mask=np.ones((4, 3)), area=np.ones((4, 3))
+    )
     assert [float(s) for s in grid.spacing] == [0.5, 2.0]
     assert grid.periodic == (1,)
     assert grid.ndim == 2

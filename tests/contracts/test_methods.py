@@ -606,7 +606,7 @@ def bad_inputs(case):
         "operator of another state": (
             lambda: model.analyse(batch, obs_op=PointObs([0, 50, 2, 3, 4, 5])),
             ValueError,
-            "`obs_op` .*cannot be applied to a state of shape",
+            r"(`obs_op`|`indices`) .*state of shape \(12,\)",
         ),
         "two starts": (
             lambda: model.analyse(batch, first_guess=case.xb, warm_start=case.xb),

@@ -61,7 +61,9 @@ def test_the_factor_solves_any_right_side(m):
         _, G, GT = sample.linearise(sample.zero_control())
         return factorise(sample, G, GT).solve(v)
 
-    np.testing.assert_allclose(batched.map_samples(solved, v)[0], np.linalg.solve(normal(batched)[0], v[0]), **TOLERANCE)
+    np.testing.assert_allclose(
+        batched.map_samples(solved, v)[0], np.linalg.solve(normal(batched)[0], v[0]), **TOLERANCE
+    )
 
 
 @pytest.mark.parametrize("m", [3, 8], ids=["observation space", "control space"])
@@ -85,8 +87,10 @@ def test_the_limit_is_that_of_the_smaller_side(monkeypatch):
 def test_a_prediction_that_is_not_finite_returns_the_background():
     batched = posed(3)
     broken = BatchedProblem(
-        batched.background.at[0, 0].set(jnp.nan), *(getattr(batched, f) for f in ("observed", "covariance", "half")),
-        batched.observe, batched.transform,
+        batched.background.at[0, 0].set(jnp.nan),
+        *(getattr(batched, f) for f in ("observed", "covariance", "half")),
+        batched.observe,
+        batched.transform,
     )
     analysis = broken.map_samples(lambda p: closed_form_analysis(p, 1e-6))
     assert (analysis.control == 0).all()

@@ -17,7 +17,11 @@ MATRICES = {
     "blocks": np.kron(np.eye(N // 2), np.array([[2.0, 1.0], [1.0, 3.0]])),
     "identity": np.eye(N),
 }
-SIDES = {"unit": np.eye(N)[3], "dense": RANDOM.normal(size=N), "half zero": np.where(np.arange(N) < 6, 0, np.arange(N) - 3.0)}
+SIDES = {
+    "unit": np.eye(N)[3],
+    "dense": RANDOM.normal(size=N),
+    "half zero": np.where(np.arange(N) < 6, 0, np.arange(N) - 3.0),
+}
 RTOL = 1e-10 if jax.config.jax_enable_x64 else 1e-6
 
 

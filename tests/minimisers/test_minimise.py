@@ -109,7 +109,9 @@ def test_the_simplified_case_of_oops(name):
     np.testing.assert_allclose(analysis.cost.last.J_b, 28.5, rtol=max(tolerance, TIGHT))
     np.testing.assert_allclose(analysis.cost.last.J_o, 28.5, rtol=max(tolerance, TIGHT))
     for statistic, expected in ((jnp.mean, 1.25), (jnp.min, -3.0), (jnp.max, 5.0)):
-        np.testing.assert_allclose(statistic(analysis.state[0]), expected, rtol=max(tolerance, TIGHT), atol=2 * tolerance)
+        np.testing.assert_allclose(
+            statistic(analysis.state[0]), expected, rtol=max(tolerance, TIGHT), atol=2 * tolerance
+        )
 
 
 @pytest.mark.parametrize("name", FINDERS)
@@ -137,7 +139,9 @@ def test_converged_means_that_the_gradient_is_small(name, max_steps):
     np.testing.assert_array_equal(analysis.status == Status.CONVERGED, small)
     assert (analysis.n_iterations <= max_steps).all()
     assert (analysis.n_iterations[~analysis.converged & (analysis.status == Status.MAX_STEPS)] == max_steps).all()
-    np.testing.assert_allclose(analysis.gradient_norm, norms(posed.gradient(analysis.control)), rtol=0.05, atol=10 * TIGHT)
+    np.testing.assert_allclose(
+        analysis.gradient_norm, norms(posed.gradient(analysis.control)), rtol=0.05, atol=10 * TIGHT
+    )
 
 
 @each_solver

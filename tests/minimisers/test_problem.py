@@ -49,7 +49,9 @@ def model():
     return DiscreteForward(Times(jnp.asarray(MODEL)), dt=1.0)
 
 
-def problem(*, obs_op=None, prior=None, obs_cov=None, transform=None, window=True, y=Y, mask=MASK, background=X_B, **fields):
+def problem(
+    *, obs_op=None, prior=None, obs_cov=None, transform=None, window=True, y=Y, mask=MASK, background=X_B, **fields
+):
     """The samples of one window of a rotating state, or of the window's first entry."""
     obs_op = LinearObs(jnp.asarray(H)) if obs_op is None else obs_op
     prior = DenseCovariance(B) if prior is None else prior
@@ -118,18 +120,14 @@ def test_the_cost_is_that_of_dense_algebra(sample):
 def test_the_gradient_is_that_of_dense_algebra(sample):
     A, precision, d = dense(sample)
     chi = np.asarray(CHI[sample])
-    np.testing.assert_allclose(
-        problem().gradient(CHI)[sample], chi - A.T @ precision @ (d - A @ chi), **TOLERANCE
-    )
+    np.testing.assert_allclose(problem().gradient(CHI)[sample], chi - A.T @ precision @ (d - A @ chi), **TOLERANCE)
 
 
 @pytest.mark.parametrize("sample", range(SAMPLES))
 def test_the_gauss_newton_product_is_that_of_dense_algebra(sample):
     A, precision, _ = dense(sample)
     v = np.asarray(V[sample])
-    np.testing.assert_allclose(
-        problem().hessian_product(CHI, V)[sample], v + A.T @ precision @ A @ v, **TOLERANCE
-    )
+    np.testing.assert_allclose(problem().hessian_product(CHI, V)[sample], v + A.T @ precision @ A @ v, **TOLERANCE)
 
 
 def test_the_residual_is_whitened_and_zero_where_missing():

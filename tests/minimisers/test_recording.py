@@ -103,7 +103,7 @@ def test_it_stops_when_nothing_improves():
 
 
 def test_it_stops_at_the_first_cost_that_is_not_finite():
-    _, record, _ = solve(optx.GradientDescent(1e200 if FLOAT == jnp.float64 else 1e30, 1e-6, 1e-6), max_steps=50)
+    _, record, _ = solve(optx.GradientDescent(1e200 if jnp.float64 == FLOAT else 1e30, 1e-6, 1e-6), max_steps=50)
     assert bool(record.non_finite)
     assert int(record.n_steps) < 10
     assert jnp.isfinite(record.best_control).all()

@@ -72,7 +72,9 @@ def test_observations_of_another_shape_are_refused(name, model, numbers):
 
 @pytest.mark.parametrize("name", ["OptimalInterpolation", "ThreeDVar"])
 def test_a_window_is_refused_with_the_method_for_it(name, model):
-    refused(lambda: model(Batch1D.from_observations(np.ones((2, 4, 3)))), ValueError, "4 time entries", "StrongFourDVar")
+    refused(
+        lambda: model(Batch1D.from_observations(np.ones((2, 4, 3)))), ValueError, "4 time entries", "StrongFourDVar"
+    )
 
 
 @pytest.mark.parametrize("name", ["StrongFourDVar"])
@@ -81,7 +83,9 @@ def test_a_single_time_without_its_axis_is_refused_by_a_window_method(name, mode
 
 
 def test_a_grid_for_a_vector_is_refused(name, model):
-    refused(lambda: model(Batch2D.from_observations(np.ones((2, 1, 3, 3)))), ValueError, "`batch.input`", "(2, 1, 3, 3)")
+    refused(
+        lambda: model(Batch2D.from_observations(np.ones((2, 1, 3, 3)))), ValueError, "`batch.input`", "(2, 1, 3, 3)"
+    )
 
 
 def test_a_covariance_that_is_none_is_refused(name, model, batch, without_type_checks):
@@ -102,7 +106,13 @@ def test_an_observation_covariance_of_another_shape_is_refused(name, model, batc
 
 
 def test_a_background_covariance_of_another_shape_is_refused(name, model, batch):
-    refused(lambda: model.with_(prior_cov_op=DiagonalCovariance(np.ones(6)))(batch), ValueError, name, "(6,)", "`prior_cov_op`")
+    refused(
+        lambda: model.with_(prior_cov_op=DiagonalCovariance(np.ones(6)))(batch),
+        ValueError,
+        name,
+        "(6,)",
+        "`prior_cov_op`",
+    )
 
 
 def test_a_background_of_another_shape_is_refused(name, model, batch):
@@ -136,7 +146,9 @@ def test_an_operator_that_gives_a_dictionary_is_refused(name, model, batch):
 
 @pytest.mark.parametrize("name", ["ThreeDVar", "StrongFourDVar"])
 def test_a_minimiser_that_is_none_is_refused(name, model):
-    refused(lambda: model.with_(minimiser=optx.BFGS), TypeError, "`minimiser` is BFGS (the class; make an instance of it)")
+    refused(
+        lambda: model.with_(minimiser=optx.BFGS), TypeError, "`minimiser` is BFGS (the class; make an instance of it)"
+    )
     refused(lambda: model.with_(minimiser="BFGS"), TypeError, "`minimiser` is str", "optimistix.BFGS(", "GaussNewton(")
     refused(lambda: model.with_(minimiser=optx.Newton(1e-6, 1e-6)), TypeError, "`minimiser` is Newton")
 
@@ -150,7 +162,9 @@ def test_an_adjoint_of_the_model_is_not_one_of_the_minimiser(name, model):
     refused(lambda: model.with_(minimiser_adjoint=None), TypeError, "`minimiser_adjoint` is")
 
 
-@pytest.mark.parametrize(("option", "value"), [("tol", float("nan")), ("tol", -1.0), ("max_steps", 0), ("max_steps", -3)])
+@pytest.mark.parametrize(
+    ("option", "value"), [("tol", float("nan")), ("tol", -1.0), ("max_steps", 0), ("max_steps", -3)]
+)
 def test_options_out_of_their_range_are_refused(name, model, option, value):
     refused(lambda: model.with_(**{option: value}), ValueError, f"`{option}`", str(value))
 
@@ -195,9 +209,7 @@ def test_an_affine_operator_is_accepted():
 
 
 def test_a_large_correlated_R_is_refused_by_name():
-    model = ThreeDVar(
-        MaskedIdentity(), jnp.zeros(513), DiagonalCovariance(np.ones(513)), DenseCovariance(np.eye(513))
-    )
+    model = ThreeDVar(MaskedIdentity(), jnp.zeros(513), DiagonalCovariance(np.ones(513)), DenseCovariance(np.eye(513)))
     refused(lambda: model(Batch1D.from_observations(np.ones((1, 513)))), ValueError, "513", "512", "DiagonalCovariance")
 
 

@@ -54,7 +54,9 @@ def test_only_a_window_has_a_trajectory(name, numbers, build, make_batch):
     if name == "StrongFourDVar":
         assert analysis.trajectory.shape == (2, 3, 4)
         np.testing.assert_allclose(analysis.trajectory[:, 0], analysis.state)
-        np.testing.assert_allclose(analysis.trajectory[:, 1], analysis.state @ numbers.A.T.astype(analysis.state.dtype), **TIGHT)
+        np.testing.assert_allclose(
+            analysis.trajectory[:, 1], analysis.state @ numbers.A.T.astype(analysis.state.dtype), **TIGHT
+        )
     else:
         assert analysis.trajectory is None
 
@@ -152,7 +154,9 @@ def test_with_nothing_is_the_same_method(name, numbers, build):
 # -- compilation -----------------------------------------------------------------------------------------------------
 
 
-def test_a_second_call_with_other_values_does_not_compile(name, numbers, other_numbers, build, make_batch, count_compilations):
+def test_a_second_call_with_other_values_does_not_compile(
+    name, numbers, other_numbers, build, make_batch, count_compilations
+):
     model, batch = build(name, numbers), make_batch(name, numbers)
     other, other_batch = build(name, other_numbers), make_batch(name, other_numbers)
     background = jnp.asarray(other_numbers.background)
@@ -252,6 +256,7 @@ def test_a_cap_truncates_with_one_warning(name, numbers, build, make_batch, recw
     with pytest.warns(ConvergenceWarning, match=rf"{name}: stopped at max_steps") as caught:
         state = model(batch)
     assert len(caught) == 1
+    assert caught[0].filename == __file__
     assert jnp.isfinite(state).all()
 
 
@@ -403,7 +408,9 @@ def test_any_lineax_operator_is_a_background_covariance(name, numbers, build, ma
     ],
     ids=["X Xᵀ", "matrix", "dense"],
 )
-def test_a_singular_background_covariance_keeps_the_analysis_in_its_range(name, numbers, build, make_batch, dense, make):
+def test_a_singular_background_covariance_keeps_the_analysis_in_its_range(
+    name, numbers, build, make_batch, dense, make
+):
     X = numbers.background.T
     model = build(name, numbers, prior_cov_op=make(jnp.asarray(X)))
     np.testing.assert_allclose(model(make_batch(name, numbers)), stacked(dense, name, numbers, B=X @ X.T), **TIGHT)
@@ -513,7 +520,11 @@ def test_gradients_of_the_analysis_are_the_limits_of_differences(name, adjoint, 
     if adjoint is not None:
         H = jnp.asarray(numbers.H)
         options = {"obs_op": CallableObs(lambda x: H @ x + 0.1 * (H @ x) ** 2), "tol": 1e-11}
-        options |= {"minimiser": optx.GaussNewton(1e-12, 1e-12), "minimiser_adjoint": ADJOINTS[adjoint], "max_steps": 60}
+        options |= {
+            "minimiser": optx.GaussNewton(1e-12, 1e-12),
+            "minimiser_adjoint": ADJOINTS[adjoint],
+            "max_steps": 60,
+        }
     score, values = score_of(name, numbers, build, **options), parameters(numbers)
     gradient = jax.grad(score)(values)
     random, step = np.random.default_rng(0), 1e-5

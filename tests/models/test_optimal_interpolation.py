@@ -1,4 +1,4 @@
-"""Optimal interpolation: the closed form in control space, in observation space and by iteration, with its posterior."""
+"""Optimal interpolation: the closed form in control and observation space and by iteration, with its posterior."""
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,13 @@ def covariance(n):
 
 @pytest.mark.parametrize(("n", "m"), [(3, 7), (7, 3), (5, 5)], ids=["control space", "observation space", "square"])
 def test_both_forms_are_the_dense_formula(n, m):
-    B, R, H, x_b, y = covariance(n), covariance(m), RANDOM.normal(size=(m, n)), RANDOM.normal(size=n), RANDOM.normal(size=m)
+    B, R, H, x_b, y = (
+        covariance(n),
+        covariance(m),
+        RANDOM.normal(size=(m, n)),
+        RANDOM.normal(size=n),
+        RANDOM.normal(size=m),
+    )
     y[1] = np.nan
     model = OptimalInterpolation(LinearObs(H), x_b, DenseCovariance(B), DenseCovariance(R))
     batch = Batch1D.from_observations(y[None])
@@ -90,7 +96,9 @@ def test_the_iterative_form_is_the_dense_formula(large):
     assert analysis.n_iterations[0] > 1
     posed = model.problem(batch)
     norm = jnp.linalg.norm(posed.gradient(analysis.control))
-    assert norm <= 2 * model.tol * max(1.0, float(jnp.linalg.norm(posed.gradient(posed.zero_control())))) + (0 if X64 else 1e-3)
+    assert norm <= 2 * model.tol * max(1.0, float(jnp.linalg.norm(posed.gradient(posed.zero_control())))) + (
+        0 if X64 else 1e-3
+    )
 
 
 @pytest.mark.parametrize("max_steps", [1, 2, 5])
@@ -157,9 +165,7 @@ def test_thirty_days_of_points_compile_at_most_three_times(count_compilations):
     def analyse(p):
         obs = Observations(random.normal(size=p), 0.5, 0.0, random.uniform(0, 7, size=(p, 1))).pad_to([4, 8, 16])
         size = obs.value.shape[0]
-        model = OptimalInterpolation(
-            InterpObs([np.arange(8.0)]), np.zeros(8), prior, DiagonalCovariance(np.ones(size))
-        )
+        model = OptimalInterpolation(InterpObs([np.arange(8.0)]), np.zeros(8), prior, DiagonalCovariance(np.ones(size)))
         return model([obs])
 
     counts = [1 + day % 16 for day in range(30)]

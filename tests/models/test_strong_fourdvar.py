@@ -174,7 +174,9 @@ def test_a_model_that_depends_on_time_gets_that_of_the_window(start, n_substeps)
     precision = np.linalg.inv(B)
     for sample in range(2):
         right = precision @ np.full(3, 0.8) + (y[sample] - offsets).sum(axis=0) / R
-        np.testing.assert_allclose(analysis.state[sample], np.linalg.solve(precision + 4 / R * np.eye(3), right), **TIGHT)
+        np.testing.assert_allclose(
+            analysis.state[sample], np.linalg.solve(precision + 4 / R * np.eye(3), right), **TIGHT
+        )
 
 
 def test_new_times_do_not_compile(count_compilations):
@@ -280,7 +282,9 @@ def test_a_model_that_blows_up_at_once_returns_the_background_with_a_status():
 
 @pytest.mark.x64
 @pytest.mark.parametrize("checkpoints", [None, 2])
-@pytest.mark.parametrize("adjoint", [optx.ImplicitAdjoint(), optx.RecursiveCheckpointAdjoint()], ids=lambda a: type(a).__name__)
+@pytest.mark.parametrize(
+    "adjoint", [optx.ImplicitAdjoint(), optx.RecursiveCheckpointAdjoint()], ids=lambda a: type(a).__name__
+)
 def test_gradients_with_respect_to_the_model_are_the_limits_of_differences(adjoint, checkpoints):
     batch = Batch1D.from_observations(window())
 

@@ -42,7 +42,9 @@ def oops_runs(steps=48):
     """(truth, background model): 8 everywhere but 9 at index 9, 7 at index 19; steps of 0.0125."""
     model = Lorenz96(dt=0.0125)
     starts = [jnp.full(40, 8.0).at[cell].set(value) for cell, value in ((9, 9.0), (19, 7.0))]
-    return [np.asarray(rollout(model, start, steps, forward_adjoint=optx.RecursiveCheckpointAdjoint())) for start in starts]
+    return [
+        np.asarray(rollout(model, start, steps, forward_adjoint=optx.RecursiveCheckpointAdjoint())) for start in starts
+    ]
 
 
 @pytest.mark.x64
@@ -118,7 +120,12 @@ LOW = np.array([[-3.0, 0.1, np.nan], [-1.0, -2.0, 5.0]])
 
 def positive(transform, **options):
     return ThreeDVar(
-        MaskedIdentity(), MEAN, DenseCovariance(B), DenseCovariance(R), control_transform=TRANSFORMS[transform][0], **options
+        MaskedIdentity(),
+        MEAN,
+        DenseCovariance(B),
+        DenseCovariance(R),
+        control_transform=TRANSFORMS[transform][0],
+        **options,
     )
 
 
@@ -212,7 +219,9 @@ def test_mixed_precision_gives_the_wider_dtype():
 
 
 @pytest.mark.x64
-@pytest.mark.parametrize("adjoint", [optx.ImplicitAdjoint(), optx.RecursiveCheckpointAdjoint()], ids=lambda a: type(a).__name__)
+@pytest.mark.parametrize(
+    "adjoint", [optx.ImplicitAdjoint(), optx.RecursiveCheckpointAdjoint()], ids=lambda a: type(a).__name__
+)
 @pytest.mark.parametrize("transform", [Identity(), Softplus()], ids=lambda t: type(t).__name__)
 def test_gradients_through_the_transform_are_the_limits_of_differences(adjoint, transform):
     model = ThreeDVar(

@@ -1,8 +1,9 @@
 """Conjugate gradients to a residual relative to the length of the right side.
 
 lineax's `CG` measures the residual entry by entry, against `atol + rtol |b_i|`. With `atol = 0` one entry of b that is
-zero makes that 0 / 0, and the iteration ends after its first step without a word. A cotangent or a column of the identity
-is mostly zeros, and its length is not known beforehand, so no fixed `atol` will do. `RelativeCG` solves for b / ‖b‖.
+zero makes that 0 / 0, and the iteration ends after its first step without a word. A cotangent or a column of the
+identity is mostly zeros, and its length is not known beforehand, so no fixed `atol` will do. `RelativeCG` solves for
+b / ‖b‖.
 """
 
 from typing import Any
@@ -19,8 +20,8 @@ __all__ = ["RelativeCG"]
 class RelativeCG(lx.AbstractLinearSolver):
     """lineax's conjugate gradients until ‖b - A x‖ <= rtol · ‖b‖, for positive definite A.
 
-    >>> A, b = lx.MatrixLinearOperator(jnp.diag(jnp.array([1.0, 4.0])), lx.positive_semidefinite_tag), jnp.array([0.0, 2.0])
-    >>> lx.linear_solve(A, b, RelativeCG(1e-6)).value.tolist()
+    >>> A = lx.MatrixLinearOperator(jnp.diag(jnp.array([1.0, 4.0])), lx.positive_semidefinite_tag)
+    >>> lx.linear_solve(A, jnp.array([0.0, 2.0]), RelativeCG(1e-6)).value.tolist()
     [0.0, 0.5]
     """
 

@@ -304,10 +304,7 @@ def solve_in_observations(
         return _Look(residual, image, jnp.vdot(residual, image))
 
     def emit(weights: Array) -> tuple[PyTree[Array], PyTree[Array]]:
-        sensitivity = observing.spread(weights)
-        return B.mv(_cast(sensitivity, B.in_structure())), B_half.transpose().mv(
-            _cast(sensitivity, B_half.out_structure())
-        )
+        return covary(weights), B_half.transpose().mv(_cast(observing.spread(weights), B_half.out_structure()))
 
     solve = functools.partial(_implicit_solve, look, K, R.solve, tol=tol, max_steps=max_steps)
     b = R.solve(innovation)
@@ -436,25 +433,30 @@ def solve_by_products(
     exact = float(jnp.finfo(innovation.dtype).eps) ** 0.75
     solve_error = lambda v: _symmetric_solve(error, v, exact, ERROR_STEPS)[0]  # noqa: E731
     image = K(weights)
-    b = solve_error(innovation)
-    residual = solve_error(innovation - image - error(weights))
-    along, curvature = jnp.vdot(image, b), jnp.vdot(image, b - residual)
-    scale = jax.lax.stop_gradient(jnp.where(curvature > 0, along / jnp.where(curvature > 0, curvature, 1), 0))
-    gradient = b - scale * (b - residual)
-    first_cost = _cost(innovation, b)
-    norms = [jnp.sqrt(jnp.maximum(jnp.vdot(g, K(g)), 0)) for g in (b, gradient)]
-    cost = first_cost - scale * along + 0.5 * scale**2 * curvature
+    b, residual = solve_error(innovation), solve_error(innovation - image - error(weights))
+    scale, costs = _least_cost_multiple(image, b, residual, 0.5 * jnp.vdot(innovation, b))
+    gradients = b, b - scale * (b - residual)
+    norms = jnp.stack([jnp.sqrt(jnp.maximum(jnp.vdot(g, K(g)), 0)) for g in gradients])
     weights = scale * weights
-    control = B_half.transpose().mv(_cast(observing.spread(weights), B_half.out_structure()))
     return KrylovResult(
         increment=covary(weights),
-        control=control,
+        control=B_half.transpose().mv(_cast(observing.spread(weights), B_half.out_structure())),
         weights=weights,
         n_iterations=n_iterations,
         converged=jnp.isfinite(norms[1]) & (norms[1] <= tol * jnp.maximum(1, norms[0])),
-        gradient_norms=jnp.stack(norms),
-        costs=jnp.stack([first_cost, cost]),
+        gradient_norms=norms,
+        costs=costs,
     )
+
+
+def _least_cost_multiple(image: Array, b: Array, residual: Array, first_cost: Array) -> tuple[Array, Array]:
+    """(s, J of 0 and of s w): the multiple of the weights w with the least J. `image` is K w, `residual` is
+    R⁻¹ (d − K w − R w), and J(s w) = J(0) − s ⟨K w, b⟩ + ½ s² ⟨K w, b − residual⟩."""
+    along, curvature = jnp.vdot(image, b), jnp.vdot(image, b - residual)
+    curved = curvature > 0
+    scale = jnp.where(curved, along / jnp.where(curved, curvature, jnp.ones_like(curvature)), jnp.zeros_like(along))
+    scale = jax.lax.stop_gradient(scale)
+    return scale, jnp.stack([first_cost, first_cost - scale * along + 0.5 * scale**2 * curvature])
 
 
 def _symmetric_solve(product: Product, rhs: Array, tol: float, max_steps: int) -> tuple[Array, Array]:

@@ -9,6 +9,7 @@ computation is jitted once per shape; nothing inside calls back to the host.
 import abc
 import dataclasses
 import difflib
+import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any, TypeVar
@@ -171,11 +172,20 @@ class AbstractAnalysisMethod(eqx.Module):
 
     def _warn(self, analysis: Analysis) -> None:
         if not is_traced(analysis.converged) and not np.all(np.asarray(analysis.converged)):
-            warnings.warn(f"{type(self).__name__}: {analysis.message()}", ConvergenceWarning, stacklevel=3)
+            message = f"{type(self).__name__}: {analysis.message()}"
+            warnings.warn(message, ConvergenceWarning, stacklevel=_level_of_user())
 
     def _raise(self, analysis: Analysis) -> None:
         if not is_traced(analysis.converged) and not np.all(np.asarray(analysis.converged)):
             raise ConvergenceError(f"{type(self).__name__}: {analysis.message()}")
+
+
+def _level_of_user() -> int:
+    """The level of the first frame outside vardax and the wrappers of its methods: a warning names the user's line."""
+    frame, level = sys._getframe(1), 1
+    while frame and frame.f_globals.get("__name__", "").partition(".")[0] in ("", "vardax", "equinox", "jaxtyping"):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _pose(method: AbstractAnalysisMethod, batch: Any) -> BatchedProblem:

@@ -85,7 +85,7 @@ def _promised_rows(
         checks, notes = sample_rows(subject, sampler, rng, limits, n_probes)
         offers.notes.extend(notes)
         rows += checks
-    if offers.own("restrict") is not None and len(subject.space.names) == 1 and subject.space.size > 1:
+    if len(subject.space.names) == 1 and subject.space.size > 1:
         observed = random_mask(subject.space.size, rng)
         if (restricted := offers.restriction(observed)) is not None:
             rows += restriction_rows(subject, restricted, observed, rng, limits)
@@ -157,5 +157,5 @@ class _Offers:
         return self.attempt("square root", lambda: half_of(operator))
 
     def restriction(self, observed: np.ndarray) -> Any:
-        mask = self.space.tree(observed.astype(np.float64))
-        return self.attempt("restriction to observed entries", lambda: self.own("restrict")(mask))
+        own, mask = self.own("restrict"), self.space.tree(observed.astype(np.float64))
+        return None if own is None else self.attempt("restriction to observed entries", lambda: own(mask))

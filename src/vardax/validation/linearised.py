@@ -65,6 +65,8 @@ class Linearised:
         return self.outputs.vector(self.tangent(self.inputs.tree(dx)))
 
     def apply_adjoint(self, dy: np.ndarray) -> np.ndarray:
+        if self.adjoint is None:
+            raise ValueError("`op` has a tangent of its own but no adjoint; give it one to check it.")
         return self.inputs.vector(self.adjoint(self.outputs.tree(dy)))
 
 

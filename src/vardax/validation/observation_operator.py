@@ -107,10 +107,13 @@ def _observed(obs_op: Any, lin: Linearised, mask: ArrayLike | None) -> np.ndarra
     """`mask`, or the operator's own where that fits the last axes of a result that is one array."""
     if mask is not None:
         return _entries(lin.outputs, mask, "mask")
-    own, shapes = getattr(obs_op, "mask", None), lin.outputs.shapes
-    if own is None or len(shapes) > 1 or shapes[0][len(shapes[0]) - np.ndim(own) :] != np.shape(own):
+    own = getattr(obs_op, "mask", None)
+    if own is None or len(lin.outputs.shapes) != 1:
         return None
-    return np.broadcast_to(np.asarray(own) != 0, shapes[0]).ravel()
+    (shape,) = lin.outputs.shapes
+    if shape[len(shape) - np.ndim(own) :] != np.shape(own):
+        return None
+    return np.broadcast_to(np.asarray(own) != 0, shape).ravel()
 
 
 def _readable(lin: Linearised, state_mask: PyTree) -> np.ndarray | None:

@@ -24,7 +24,9 @@ class Standardised:
     deviations: np.ndarray
 
     @classmethod
-    def of(cls, space: Space, product: Callable[[np.ndarray], np.ndarray], variances: np.ndarray | None):
+    def of(
+        cls, space: Space, product: Callable[[np.ndarray], np.ndarray], variances: np.ndarray | None
+    ) -> "Standardised":
         """Units from the variances where these are usable."""
         return cls(space, product, variances, deviations_of(variances, space.size))
 
