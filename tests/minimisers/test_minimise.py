@@ -36,6 +36,7 @@ FIRST_ORDER = {
 }
 SOLVERS = SECOND_ORDER | FIRST_ORDER
 each_solver = pytest.mark.parametrize("name", SOLVERS)
+CAPPED, TRUNCATED = 300, 2
 SLOW = ("GradientDescent", "optax")
 FINDERS = [name for name in SOLVERS if name != "NelderMead"]
 """optimistix 0.1's Nelder-Mead stops at points that are no minima, (1, -3/4, -3/4) for ½|x|² + ½|x - (2, -4, 1)|²."""
@@ -63,9 +64,11 @@ class Scene(eqx.Module):
         return jax.lax.switch(self.number, [lambda x: x, curved, exploding], state)
 
 
+BRIEF = ["default", "GaussNewton", "Dogleg", "NelderMead", "optax"]
+RUNS = [(name, CAPPED) for name in SOLVERS] + [(name, TRUNCATED) for name in BRIEF]
+
 IDENTITY, CURVED, EXPLODING = (CallableObs(Scene(jnp.asarray(number))) for number in range(3))
 CURVED_ROWS = [[2.0, -1.0, 0.5, 1.5], [3.0, 1.0, NAN, 0.5], [NAN, NAN, NAN, NAN]]
-CAPPED, TRUNCATED = 300, 2
 
 
 @functools.cache
@@ -83,16 +86,32 @@ def run(name="default", rows=CURVED_ROWS, *, max_steps=CAPPED, obs_op=CURVED, ba
     background = jnp.broadcast_to(jnp.asarray(background), (3, 4))
     first_guess = background if first_guess is None else jnp.broadcast_to(first_guess, (3, 4))
     model = method(name, max_steps).with_(obs_op=obs_op, prior_mean=background)
-    return model.analyse(batch(rows), first_guess=first_guess), model.problem(batch(rows))
+    analysis = model.analyse(batch(rows), first_guess=first_guess)
+    return jax.tree.map(np.asarray, analysis), Compiled(model.problem(batch(rows)))
+
+
+@eqx.filter_jit
+def _member(posed, name, *controls):
+    return getattr(posed, name)(*controls)
+
+
+class Compiled:
+    """A problem whose members are compiled once for all tests, and give numpy arrays."""
+
+    def __init__(self, posed):
+        self.posed = posed
+
+    def __getattr__(self, name):
+        return lambda *controls: jax.tree.map(np.asarray, _member(self.posed, name, *controls))
 
 
 def norms(gradient):
-    return jnp.linalg.norm(gradient, axis=-1)
+    return np.linalg.norm(gradient, axis=-1)
 
 
 def no_worse(posed, control):
     background = posed.cost(posed.zero_control())
-    return (posed.cost(control) <= background + 1e-6 * jnp.abs(background)).all()
+    return (posed.cost(control) <= background + 1e-6 * np.abs(background)).all()
 
 
 # -- the known answer ------------------------------------------------------------------------------------------------
@@ -108,7 +127,7 @@ def test_the_simplified_case_of_oops(name):
     np.testing.assert_allclose(analysis.cost.last.total, 57.0, rtol=tolerance)
     np.testing.assert_allclose(analysis.cost.last.J_b, 28.5, rtol=max(tolerance, TIGHT))
     np.testing.assert_allclose(analysis.cost.last.J_o, 28.5, rtol=max(tolerance, TIGHT))
-    for statistic, expected in ((jnp.mean, 1.25), (jnp.min, -3.0), (jnp.max, 5.0)):
+    for statistic, expected in ((np.mean, 1.25), (np.min, -3.0), (np.max, 5.0)):
         np.testing.assert_allclose(
             statistic(analysis.state[0]), expected, rtol=max(tolerance, TIGHT), atol=2 * tolerance
         )
@@ -129,12 +148,11 @@ def test_the_better_solvers_converge(name):
 # -- status, history, cost -------------------------------------------------------------------------------------------
 
 
-@each_solver
-@pytest.mark.parametrize("max_steps", [TRUNCATED, CAPPED])
+@pytest.mark.parametrize(("name", "max_steps"), RUNS)
 def test_converged_means_that_the_gradient_is_small(name, max_steps):
     analysis, posed = run(name, max_steps=max_steps)
     reference = norms(posed.gradient(posed.zero_control()))
-    small = norms(posed.gradient(analysis.control)) <= TOL * jnp.maximum(1, reference)
+    small = norms(posed.gradient(analysis.control)) <= TOL * np.maximum(1, reference)
     np.testing.assert_array_equal(analysis.converged, small)
     np.testing.assert_array_equal(analysis.status == Status.CONVERGED, small)
     assert (analysis.n_iterations <= max_steps).all()
@@ -144,8 +162,7 @@ def test_converged_means_that_the_gradient_is_small(name, max_steps):
     )
 
 
-@each_solver
-@pytest.mark.parametrize("max_steps", [TRUNCATED, CAPPED])
+@pytest.mark.parametrize(("name", "max_steps"), RUNS)
 def test_the_cost_of_an_analysis_is_that_of_its_control(name, max_steps):
     analysis, posed = run(name, max_steps=max_steps)
     terms = posed.terms(analysis.control)
@@ -155,7 +172,7 @@ def test_the_cost_of_an_analysis_is_that_of_its_control(name, max_steps):
     np.testing.assert_allclose(posed.cost(posed.zero_control()), analysis.cost.first.total, rtol=1e-5)
 
 
-@each_solver
+@pytest.mark.parametrize("name", BRIEF)
 def test_a_truncated_analysis_is_not_worse_than_the_background(name):
     analysis, posed = run(name, max_steps=TRUNCATED)
     assert no_worse(posed, analysis.control)
@@ -166,34 +183,33 @@ def test_neither_is_one_that_starts_at_the_background_by_itself(name):
     model, data = method(name, 1), batch()
     if name == "optax":
         model = model.with_(minimiser=optx.OptaxMinimiser(optax.sgd(1e3), TIGHT, TIGHT))
-    analysis, posed = model.analyse(data), model.problem(data)
+    analysis, posed = model.analyse(data), Compiled(model.problem(data))
     assert no_worse(posed, analysis.control)
     np.testing.assert_allclose(analysis.cost.first.total, posed.cost(posed.zero_control()), rtol=1e-5)
     np.testing.assert_allclose(analysis.history.total[:, 0], analysis.cost.first.total, rtol=1e-5)
 
 
-@each_solver
+@pytest.mark.parametrize("name", BRIEF)
 def test_a_bad_first_guess_does_not_make_the_analysis_worse_than_the_background(name):
     analysis, posed = run(name, max_steps=TRUNCATED, first_guess=jnp.array([40.0, -30.0, 20.0, 60.0]))
     assert no_worse(posed, analysis.control)
     np.testing.assert_allclose(analysis.cost.last.total, posed.cost(analysis.control), rtol=1e-5)
 
 
-@each_solver
-@pytest.mark.parametrize("max_steps", [TRUNCATED, CAPPED])
+@pytest.mark.parametrize(("name", "max_steps"), RUNS)
 def test_the_history_goes_from_the_first_cost_to_the_last_and_is_nan_after_it(name, max_steps):
     analysis, _ = run(name, max_steps=max_steps)
     assert analysis.history.J_b.shape == analysis.history.gradient_norm.shape == (3, max_steps)
     assert analysis.history.J_o.shape == (3, max_steps, 1)
     for sample in range(3):
         steps = int(analysis.n_iterations[sample])
-        total, norm = analysis.history.total[sample], analysis.history.gradient_norm[sample]
-        assert jnp.isfinite(total[:steps]).all()
-        assert jnp.isnan(total[steps:]).all()
-        assert jnp.isnan(norm[steps:]).all()
+        total, norm = np.asarray(analysis.history.total)[sample], analysis.history.gradient_norm[sample]
+        assert np.isfinite(total[:steps]).all()
+        assert np.isnan(total[steps:]).all()
+        assert np.isnan(norm[steps:]).all()
         np.testing.assert_allclose(total[0], analysis.cost.first.total[sample], rtol=1e-6)
-        np.testing.assert_allclose(jnp.min(total[:steps]), analysis.cost.last.total[sample], rtol=1e-5, atol=1e-9)
-        assert jnp.min(jnp.abs(norm[:steps] - analysis.gradient_norm[sample])) <= 1e-6 * analysis.gradient_norm[sample]
+        np.testing.assert_allclose(np.min(total[:steps]), analysis.cost.last.total[sample], rtol=1e-5, atol=1e-9)
+        assert np.min(np.abs(norm[:steps] - analysis.gradient_norm[sample])) <= 1e-6 * analysis.gradient_norm[sample]
 
 
 @each_solver
@@ -215,13 +231,12 @@ def test_without_observations_the_background_is_the_analysis(name):
 # -- what blows up ---------------------------------------------------------------------------------------------------
 
 
-@each_solver
-@pytest.mark.parametrize("max_steps", [TRUNCATED, CAPPED])
+@pytest.mark.parametrize(("name", "max_steps"), RUNS)
 def test_what_blows_up_comes_back_finite_and_not_worse_than_the_background(name, max_steps):
     rows = [[15.0, 12.0, 10.0, 5.0], [60.0, 50.0, 40.0, 30.0], [3.0, 2.0, 2.5, 3.5]]
     analysis, posed = run(name, rows, obs_op=EXPLODING, max_steps=max_steps)
     for leaf in (analysis.state, analysis.control, analysis.cost.last.total, analysis.gradient_norm):
-        assert jnp.isfinite(leaf).all()
+        assert np.isfinite(leaf).all()
     assert no_worse(posed, analysis.control)
 
 
@@ -266,7 +281,7 @@ def test_iterating_ends_where_analyse_ends(name):
 
 def test_iterating_from_a_bad_first_guess_is_never_worse_than_the_background():
     model, data = method(max_steps=TRUNCATED), batch()
-    posed = model.problem(data)
+    posed = Compiled(model.problem(data))
     start = jnp.array([40.0, -30.0, 20.0, 60.0])
     analyses = list(model.iterate(data, first_guess=start))
     for analysis in analyses:
