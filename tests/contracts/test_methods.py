@@ -26,6 +26,8 @@ from vardax.protocols import AnalysisStep
 from vardax.types import Analysis, Batch1D, ConvergenceError, ConvergenceWarning, Status
 from vardax.validation import gradient_test
 
+pytestmark = pytest.mark.slow  # every method or solver compiles its own programs
+
 EXPORTED = [getattr(vardax.models, name) for name in vardax.models.__all__]
 METHODS = [cls for cls in EXPORTED if issubclass(cls, AbstractAnalysisMethod) and cls is not AbstractAnalysisMethod]
 ITERATIVE = [cls for cls in METHODS if cls.iterative]

@@ -16,6 +16,8 @@ from vardax.models.threedvar import ThreeDVar
 from vardax.obs_operators.callable import CallableObs
 from vardax.types import Batch1D, Status
 
+pytestmark = pytest.mark.slow  # every method or solver compiles its own programs
+
 X64 = jax.config.jax_enable_x64
 TIGHT = 1e-9 if X64 else 1e-5
 SECOND_ORDER = {
