@@ -136,3 +136,10 @@ def pytest_terminal_summary(terminalreporter, exitstatus: int, config: pytest.Co
     terminalreporter.section(f"compilations: {report['compilations']} in {report['tests']} tests")
     for test, n in worst:
         terminalreporter.line(f"{n:6d}  {test}")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_compiled_programs():
+    """Each file leaves its executables behind: kept until the end, they would need tens of gigabytes."""
+    yield
+    jax.clear_caches()
