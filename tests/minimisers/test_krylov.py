@@ -16,6 +16,8 @@ from vardax.minimisers.krylov import EVEN_COVERAGE, observation_coverage
 from vardax.obs_operators.linear import LinearObs
 from vardax.obs_operators.point import PointObs
 
+pytestmark = pytest.mark.slow  # compiles many programs
+
 RANDOM = np.random.default_rng(5)
 SHAPE, N = (8, 6), 48
 GRID = jnp.zeros(SHAPE)

@@ -16,6 +16,8 @@ from vardax.obs_operators.callable import CallableObs
 from vardax.obs_operators.linear import LinearObs
 from vardax.types import Analysis, Batch1D, ConvergenceError, ConvergenceWarning, Status
 
+pytestmark = pytest.mark.slow  # compiles many programs
+
 X64 = jax.config.jax_enable_x64
 TIGHT = {"rtol": 1e-5, "atol": 1e-5} if X64 else {"rtol": 5e-3, "atol": 5e-3}
 DERIVATIVE = {"rtol": 2e-6, "atol": 1e-7}

@@ -18,6 +18,8 @@ from vardax.obs_operators.linear import LinearObs
 from vardax.obs_operators.point import PointObs
 from vardax.types import Batch1D, Status
 
+pytestmark = pytest.mark.slow  # compiles many programs
+
 X64 = jax.config.jax_enable_x64
 TIGHT = {"rtol": 1e-6, "atol": 1e-6} if X64 else {"rtol": 5e-3, "atol": 5e-3}
 RANDOM = np.random.default_rng(8)

@@ -18,6 +18,8 @@ from vardax.obs_operators.identity import MaskedIdentity
 from vardax.obs_operators.point import PointObs
 from vardax.types import Batch1D, Batch2D, Batch2DMultivar, Batch3D
 
+pytestmark = pytest.mark.slow  # compiles many programs
+
 X64 = jax.config.jax_enable_x64
 TIGHT = {"rtol": 1e-5, "atol": 1e-5} if X64 else {"rtol": 5e-3, "atol": 5e-3}
 B = np.array([[0.4, 0.2, 0.0], [0.2, 0.5, 0.1], [0.0, 0.1, 0.3]])
