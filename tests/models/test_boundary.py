@@ -88,9 +88,9 @@ def test_a_grid_for_a_vector_is_refused(name, model):
     )
 
 
-def test_a_covariance_that_is_none_is_refused(name, model, batch, without_type_checks):
+def test_a_covariance_that_is_none_is_refused(model, batch, without_type_checks):
     for slot in ("prior_cov_op", "obs_cov_op"):
-        words = (name, f"`{slot}` is", "expected a covariance", "DenseCovariance", "DiagonalCovariance")
+        words = (f"`{slot}` is", "expected a covariance", "DenseCovariance", "DiagonalCovariance")
         refused(lambda slot=slot: model.with_(**{slot: np.eye(4)})(batch), TypeError, *words)
 
 

@@ -15,7 +15,7 @@ from vardax.covariances.factors import DenseFactor
 from vardax.covariances.restriction import DenseRestriction, require_restrictable, restrict_dense
 from vardax.types import concrete_values, is_traced
 
-__all__ = ["DenseCovariance", "factorise"]
+__all__ = ["DenseCovariance", "factorise", "square_root"]
 
 
 class DenseCovariance(AbstractCovariance):
@@ -109,9 +109,24 @@ def factorise(owner: str, matrix: Float[Array, "n n"]) -> tuple[Float[Array, "n 
     return _semidefinite_root(owner, matrix), False
 
 
+def square_root(owner: str, matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """L with L Lᵀ = matrix, also for a semidefinite matrix and under tracing; L may be any square root."""
+    factor, _ = factorise(owner, matrix)
+    if not is_traced(factor):
+        return factor
+    rounding = matrix.shape[0] * float(jnp.finfo(matrix.dtype).eps)
+    definite = jnp.all(jnp.diagonal(factor) ** 2 > rounding * jnp.diagonal(matrix))  # False for the NaN of a failure
+    return jax.lax.cond(definite, jnp.linalg.cholesky, _clipped_root, matrix)
+
+
+def _clipped_root(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    eigenvalues, eigenvectors = jnp.linalg.eigh(matrix)
+    return eigenvectors * jnp.sqrt(jnp.maximum(eigenvalues, 0))[None, :]
+
+
 def _semidefinite_root(owner: str, matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
     """V √λ from the eigenvectors of a concrete matrix; eigenvalues that are negative by rounding count as 0."""
-    eigenvalues, eigenvectors = jnp.linalg.eigh(matrix)
+    eigenvalues = jnp.linalg.eigvalsh(matrix)
     rounding = 10 * matrix.shape[0] * float(jnp.finfo(matrix.dtype).eps) * float(jnp.max(jnp.abs(eigenvalues)))
     smallest = float(jnp.min(eigenvalues))
     if not smallest >= -rounding:
@@ -119,7 +134,7 @@ def _semidefinite_root(owner: str, matrix: Float[Array, "n n"]) -> Float[Array, 
             f"{owner}: `matrix` is not positive semidefinite; its smallest eigenvalue is {smallest:.3g}, expected none "
             "below 0. Repair it, for instance by clipping its eigenvalues."
         )
-    return eigenvectors * jnp.sqrt(jnp.maximum(eigenvalues, 0))[None, :]
+    return _clipped_root(matrix)
 
 
 def _field_shape(found: tuple[int, ...], shape: int | Sequence[int] | None) -> tuple[int, ...]:

@@ -26,7 +26,7 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 
-from vardax.covariances.dense import factorise
+from vardax.covariances.dense import factorise, square_root
 from vardax.covariances.diagonal import safe_sqrt
 from vardax.covariances.factors import ConcatenatedFactor, DenseFactor, ravel, require_structure, sample_factor, unravel
 from vardax.covariances.restriction import (
@@ -68,7 +68,7 @@ def half(op: Any) -> Operator:
             outer, inner = _sandwich(op)
             if outer:
                 return functools.reduce(lambda a, b: a @ b, outer if inner is None else [*outer, half(inner)])
-    return DenseFactor(factorise("half", _matrix("half", op))[0], op.out_structure())
+    return DenseFactor(square_root("half", _matrix("half", op)), op.out_structure())
 
 
 def diagonal(op: Any) -> PyTree[Array]:
