@@ -44,6 +44,8 @@ from vardax.types import Analysis, ConvergenceError, ConvergenceWarning, float_a
 __all__ = ["AbstractAnalysisMethod"]
 
 
+_WRAPPERS = ("", "vardax", "equinox", "jaxtyping")
+
 MethodT = TypeVar("MethodT", bound="AbstractAnalysisMethod")
 
 
@@ -172,20 +174,16 @@ class AbstractAnalysisMethod(eqx.Module):
 
     def _warn(self, analysis: Analysis) -> None:
         if not is_traced(analysis.converged) and not np.all(np.asarray(analysis.converged)):
+            # The warning names the user's line: the first frame outside vardax and the wrappers of its methods.
+            frame, level = sys._getframe(), 1
+            while frame and frame.f_globals.get("__name__", "").partition(".")[0] in _WRAPPERS:
+                frame, level = frame.f_back, level + 1
             message = f"{type(self).__name__}: {analysis.message()}"
-            warnings.warn(message, ConvergenceWarning, stacklevel=_level_of_user())
+            warnings.warn(message, ConvergenceWarning, stacklevel=level)
 
     def _raise(self, analysis: Analysis) -> None:
         if not is_traced(analysis.converged) and not np.all(np.asarray(analysis.converged)):
             raise ConvergenceError(f"{type(self).__name__}: {analysis.message()}")
-
-
-def _level_of_user() -> int:
-    """The level of the first frame outside vardax and the wrappers of its methods: a warning names the user's line."""
-    frame, level = sys._getframe(1), 1
-    while frame and frame.f_globals.get("__name__", "").partition(".")[0] in ("", "vardax", "equinox", "jaxtyping"):
-        frame, level = frame.f_back, level + 1
-    return level
 
 
 def _pose(method: AbstractAnalysisMethod, batch: Any) -> BatchedProblem:
