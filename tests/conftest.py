@@ -121,6 +121,18 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None):
     return result
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A process that runs a part of the suite hands its counts to the one that reports."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["compilations"] = dict(_per_test)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error) -> None:
+    """Take over the counts of a process that has finished."""
+    _per_test.update(getattr(node, "workeroutput", {}).get("compilations", {}))
+
+
 def pytest_terminal_summary(terminalreporter, exitstatus: int, config: pytest.Config) -> None:
     """Say how much was compiled, and write it to `compilations.json` in pytest's cache folder."""
     worst = [(test, n) for test, n in _per_test.most_common(10) if n]
