@@ -132,8 +132,12 @@ def pytest_on_all(chosen, *arguments, **environment):
 
     A file forgets what it compiled when it ends, so files share nothing that a second process would compile again.
     """
-    workers = () if chosen else ("-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile")
-    return pytest(*arguments, *workers, *chosen, **environment)
+    return pytest(*arguments, *(chosen or in_parallel("loadfile")), **environment)
+
+
+def in_parallel(unit):
+    """Arguments to pytest for as many processes as there are cores, at most four for the sake of memory."""
+    return ("-n", str(min(4, os.cpu_count() or 1)), "--dist", unit)
 
 
 def demo(*arguments):
@@ -173,7 +177,7 @@ def docs():
     """Build the site and run its code."""
     install(DOCS)
     built = call(PYTHON, "-m", "mkdocs", "build", "--strict", "--quiet", NO_MKDOCS_2_WARNING="1")
-    return built or call(PYTHON, "-m", "pytest", "tests/docs", "-m", "slow or not slow")
+    return built or pytest("tests/docs", "-m", "slow or not slow", *in_parallel("load"))
 
 
 def figures(*pages):
