@@ -216,6 +216,23 @@ def test_a_window_is_half_open():
     assert window.coords.shape == (2, 2)
 
 
+def test_a_window_remembers_when_it_starts():
+    assert float(points(5).start) == 0.0
+    assert float(points(5).window(1.0, 3.0).start) == 1.0
+    assert float(points(5).window(1.0, 3.0).pad_to(4).start) == 1.0
+    assert float(points(5, start=2.5).start) == 2.5
+    assert float(jax.jit(lambda o, t: o.window(t, t + 2.0).start)(points(4), jnp.asarray(1.0))) == 1.0
+    with pytest.raises(ValueError, match=r"Observations: `start` has shape \(2,\), expected \(\) \(one time\)"):
+        points(3, start=[0.0, 1.0])
+
+
+def test_only_points_that_were_padded_keep_their_count():
+    padded = points(3).pad_to(4)
+    assert padded.padded
+    assert not points(3).padded
+    assert not padded.window(-1.0, 9.0).padded
+
+
 def test_a_window_takes_every_field_along():
     obs = points(4, instrument=[0, 1, 2, 1], aux={"kernel": np.arange(8.0).reshape(4, 2)})
     window = obs.window(1.0, 2.5)
@@ -303,7 +320,7 @@ def test_observations_refuse_what_they_cannot_read():
 def test_every_array_of_observations_is_a_traced_leaf():
     obs = points(3, value=np.ones(3), error=[1.0] * 3, valid=np.ones(3, bool), aux={"k": np.ones(3)})
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(obs))
-    assert len(jax.tree.leaves(obs)) == 7
+    assert len(jax.tree.leaves(obs)) == 8
 
 
 # -- grids -----------------------------------------------------------------------------------------------------------
@@ -353,6 +370,54 @@ def test_a_grid_refuses_what_is_not_one():
         Grid([np.arange(3)], cell_size=[-1.0])
     with pytest.raises(ValueError, match=r"`periodic` is \(1,\), expected axis numbers below 1"):
         Grid([np.arange(3)], periodic=(1,))
+
+
+def rotated(degrees=30.0, shape=(3, 4)):
+    """Unit cells on axes that are turned."""
+    i, j = np.meshgrid(*map(np.arange, shape), indexing="ij")
+    c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    return c * i - s * j, s * i + c * j
+
+
+def test_a_curvilinear_grid_knows_the_distances_between_its_cells():
+    grid = Grid(rotated(), periodic=(1,))
+    assert grid.curvilinear
+    assert grid.shape == (3, 4)
+    for size in grid.cell_size:
+        np.testing.assert_allclose(size, np.ones((3, 4)), rtol=1e-6)
+    np.testing.assert_allclose(Grid([rotated()[0], 3 * rotated()[1]]).cell_size[0], np.hypot(0.75**0.5, 1.5), rtol=1e-6)
+
+
+def test_levels_stand_on_a_curvilinear_grid():
+    grid = Grid([np.array([0.0, 5.0]), *rotated()], mask=np.ones((2, 3, 4)))
+    assert grid.shape == (2, 3, 4)
+    assert [size.shape for size in grid.cell_size] == [(), (3, 4), (3, 4)]
+    assert float(grid.spacing[0]) == 5.0
+
+
+def test_a_single_row_is_a_curvilinear_grid_too():
+    grid = Grid([np.zeros((1, 3)), np.arange(3.0)[None]])
+    assert grid.shape == (1, 3)
+    assert float(grid.spacing[1]) == 1.0
+
+
+def test_land_of_a_curvilinear_grid_needs_no_position():
+    y, x = rotated()
+    y[0, 1] = NAN
+    mask = np.isfinite(y)
+    assert Grid([y, x], mask=mask).shape == (3, 4)
+    with pytest.raises(ValueError, match=r"Grid: 1 cells have a position in `coords` that is not finite; mask them"):
+        Grid([y, x])
+
+
+def test_a_curvilinear_grid_refuses_what_is_not_one():
+    y, x = rotated()
+    with pytest.raises(ValueError, match=r"last two `coords` have shapes \(3, 4\) and \(3, 3\), expected one shape"):
+        Grid([y, x[:, 1:]])
+    with pytest.raises(ValueError, match=r"`coords\[0\]` has shape \(3, 4\), expected a 1-D axis"):
+        Grid([y, y, x])
+    with pytest.raises(ValueError, match=r"`coords` is empty"):
+        Grid([])
 
 
 # -- results ---------------------------------------------------------------------------------------------------------

@@ -242,8 +242,10 @@ class Batch3D(AbstractBatch):
 class Observations(eqx.Module):
     """p observations that are not on a grid: tracks, soundings, stations.
 
-    `value`, `error` (standard deviation), `time`, `instrument` and `valid` are (p,), `coords` is (p, d). All are traced
-    leaves, so new positions of the same count do not compile again; `pad_to` makes counts equal.
+    `value`, `error` (standard deviation), `time`, `instrument` and `valid` are (p,), `coords` is (p, d). `start` is the
+    model time at which a window that holds them begins (`window` sets it; None is 0). All are traced leaves, so new
+    positions of the same count do not compile again. Methods fill up counts to a few sizes by themselves; `pad_to`
+    chooses other ones, and `padded` says that the count is to stay as it is.
     """
 
     value: Float[Array, "p"]
@@ -253,7 +255,9 @@ class Observations(eqx.Module):
     instrument: Int[Array, "p"]
     valid: Float[Array, "p"]
     aux: dict[str, Array]
+    start: Float[Array, ""]
     n_instruments: int = eqx.field(static=True)
+    padded: bool = eqx.field(static=True)
 
     def __init__(
         self,
@@ -265,7 +269,9 @@ class Observations(eqx.Module):
         valid: ArrayData | None = None,
         aux: dict[str, ArrayData] | None = None,
         *,
+        start: ArrayData | None = None,
         n_instruments: int | None = None,
+        padded: bool = False,
     ):
         values = _numbers(value)
         if values.ndim != 1:
@@ -284,6 +290,9 @@ class Observations(eqx.Module):
         _check_mask("Observations", "valid", per_point["valid"])
         self.value, self.valid = map(jax.device_put, observed_entries(values, per_point["valid"]))
         self.error, self.time = jax.device_put(per_point["error"]), jax.device_put(per_point["time"])
+        begin = _numbers(0.0 if start is None else start).astype(self.time.dtype)
+        _check_shape("Observations", "start", begin.shape, (), "one time")
+        self.start, self.padded = jax.device_put(begin), padded
         self.coords = jax.device_put(_numbers(coords).astype(dtype))
         if self.coords.ndim != 2 or self.coords.shape[0] != p:
             raise ValueError(f"Observations: `coords` has shape {self.coords.shape}, expected ({p}, d).")
@@ -295,24 +304,33 @@ class Observations(eqx.Module):
         self.n_instruments = _instrument_count("Observations", per_point["instrument"], n_instruments)
         self.instrument = jax.device_put(per_point["instrument"].astype(np.int32))
 
-    def _with_arrays(self, change: Any) -> "Observations":
+    def _with_arrays(self, change: Any, **fields: Any) -> "Observations":
         """Every per-point array replaced by `change(array, name)`, on the host: a new count compiles nothing."""
         arrays = {name: change(_at_hand(getattr(self, name)), name) for name in ("value", "error", "time", "coords")}
         arrays |= {name: change(_at_hand(getattr(self, name)), name) for name in ("instrument", "valid")}
         aux = {key: change(_at_hand(array), key) for key, array in self.aux.items()}
-        return Observations(**arrays, aux=aux, n_instruments=self.n_instruments)
+        kept = {"start": self.start, "n_instruments": self.n_instruments}
+        return Observations(**arrays, aux=aux, **(kept | fields))
 
     def window(self, t0: ArrayData, t1: ArrayData) -> "Observations":
-        """The observations with t0 <= time < t1; while tracing the length stays and the others become invalid."""
+        """The observations with t0 <= time < t1, of a window that starts at t0.
+
+        While tracing the length stays and the others become invalid.
+        """
         time, start, end = (_at_hand(t) for t in (self.time, t0, t1))
         inside = (time >= start) & (time < end)
         if is_traced(inside):
-            return eqx.tree_at(lambda o: o.valid, self, self.valid * inside.astype(self.valid.dtype))
+            begin = float_array(start).astype(self.time.dtype)
+            chosen = self.valid * inside.astype(self.valid.dtype)
+            return eqx.tree_at(lambda o: (o.valid, o.start), self, (chosen, begin))
         chosen = np.flatnonzero(inside)
-        return self._with_arrays(lambda array, name: array[chosen])
+        return self._with_arrays(lambda array, name: array[chosen], start=t0)
 
     def pad_to(self, bucket: int | Sequence[int]) -> "Observations":
-        """Fill up with invalid points to `bucket` points, or to the smallest of several buckets that fits."""
+        """Fill up with invalid points to `bucket` points, or to the smallest of several buckets that fits.
+
+        A method takes the result as it is, and compiles once for each count that it is given.
+        """
         p = self.value.shape[0]
         sizes = sorted([bucket] if isinstance(bucket, int) else bucket)
         size = next((s for s in sizes if s >= p), None)
@@ -329,7 +347,7 @@ class Observations(eqx.Module):
                 return pads(array, width, constant_values=fills.get(name, 0))
             return pads(array, width, mode="edge")  # a position that exists, so inside the domain
 
-        return self._with_arrays(pad)
+        return self._with_arrays(pad, padded=True)
 
 
 def _at_hand(x: ArrayData) -> Array | np.ndarray:
@@ -354,8 +372,11 @@ def _on_each(x: Array | np.ndarray, p: int) -> Array | np.ndarray:
 class Grid(eqx.Module):
     """Geometry of a field: where its cells are, how large they are, which are active, which axes close on themselves.
 
-    `coords` holds one 1-D axis per dimension. `mask` is 1 where the grid has a cell and 0 on land. `periodic` names
-    the axes (by number) that wrap around. A bare shape is accepted wherever a grid is (`as_grid`): unit spacing.
+    `coords` holds one 1-D axis per dimension. On a curvilinear grid its last two entries are arrays (H, W), where each
+    point of the last two axes lies (its latitude and longitude, say). `mask` is 1 where the grid has a cell and 0 on
+    land. `periodic` names the axes (by number) that wrap around. `cell_size` is in the units of `coords` unless given:
+    the mean step of an axis, the distance between neighbours (H, W) on a curvilinear grid. A bare shape is accepted
+    wherever a grid is (`as_grid`): unit spacing.
     """
 
     coords: tuple[Float[Array, "..."], ...]
@@ -375,19 +396,12 @@ class Grid(eqx.Module):
         periodic: Sequence[int] = (),
     ):
         self.coords = tuple(float_array(axis) for axis in coords)
-        for number, axis in enumerate(self.coords):
-            if axis.ndim != 1 or axis.shape[0] == 0:
-                raise ValueError(f"Grid: `coords[{number}]` has shape {axis.shape}, expected a 1-D axis with cells.")
-            steps = concrete_values(axis)
-            if steps is not None and steps.size > 1 and not (np.all(np.diff(steps) > 0) or np.all(np.diff(steps) < 0)):
-                raise ValueError(f"Grid: `coords[{number}]` must increase or decrease throughout.")
-        self.shape = tuple(axis.shape[0] for axis in self.coords)
+        self.shape = _grid_shape(self.coords)
         ndim = len(self.shape)
         if cell_size is not None and len(cell_size) != ndim:
             raise ValueError(f"Grid: `cell_size` has {len(cell_size)} entries, expected {ndim}, one per axis.")
-        sizes = [_mean_step(axis) for axis in self.coords] if cell_size is None else cell_size
-        self.cell_size = tuple(float_array(size) for size in sizes)
-        for number, size in enumerate(self.cell_size):
+        self.cell_size = tuple(map(float_array, _steps_of(self.coords) if cell_size is None else cell_size))
+        for number, size in enumerate(() if cell_size is None else self.cell_size):
             _check_positive("Grid", f"cell_size[{number}]", size)
         self.area = None if area is None else float_array(area)
         self.mask = None if mask is None else jnp.asarray(mask).astype(bool)
@@ -397,10 +411,16 @@ class Grid(eqx.Module):
         if any(not -ndim <= axis < ndim for axis in periodic):
             raise ValueError(f"Grid: `periodic` is {tuple(periodic)}, expected axis numbers below {ndim}.")
         self.periodic = tuple(sorted({axis % ndim for axis in periodic}))
+        _check_positions_of_cells(self)
 
     @property
     def ndim(self) -> int:
         return len(self.shape)
+
+    @property
+    def curvilinear(self) -> bool:
+        """Whether the last two coordinates are arrays (H, W) instead of axes."""
+        return self.coords[-1].ndim == 2
 
     @property
     def spacing(self) -> tuple[Float[Array, ""], ...]:
@@ -408,8 +428,51 @@ class Grid(eqx.Module):
         return tuple(jnp.mean(size) for size in self.cell_size)
 
 
+def _grid_shape(coords: tuple[Array, ...]) -> tuple[int, ...]:
+    """The shape of the grid: 1-D axes, of which the last two may be replaced by two arrays (H, W)."""
+    if not coords:
+        raise ValueError("Grid: `coords` is empty, expected one axis per dimension.")
+    fields = coords[-2:] if len(coords) > 1 and coords[-2].ndim == coords[-1].ndim == 2 else ()
+    if fields and (fields[0].shape != fields[1].shape or 0 in fields[1].shape):
+        raise ValueError(
+            f"Grid: the last two `coords` have shapes {fields[0].shape} and {fields[1].shape}, expected one shape "
+            "(H, W), the positions of the cells of a curvilinear grid."
+        )
+    axes = coords[: len(coords) - len(fields)]
+    for number, axis in enumerate(axes):
+        if axis.ndim != 1 or axis.shape[0] == 0:
+            raise ValueError(f"Grid: `coords[{number}]` has shape {axis.shape}, expected a 1-D axis with cells.")
+        points = concrete_values(axis)
+        if points is not None and points.size > 1 and not (np.all(np.diff(points) > 0) or np.all(np.diff(points) < 0)):
+            raise ValueError(f"Grid: `coords[{number}]` must increase or decrease throughout.")
+    return (*(axis.shape[0] for axis in axes), *(fields[0].shape if fields else ()))
+
+
+def _steps_of(coords: tuple[Array, ...]) -> list[Array]:
+    """Cell sizes in the units of `coords`: the mean step of each axis, distances (H, W) on a curvilinear grid."""
+    if coords[-1].ndim == 1:
+        return [_mean_step(axis) for axis in coords]
+    slopes = [[_slope(field, axis) for field in coords[-2:]] for axis in (0, 1)]
+    return [*map(_mean_step, coords[:-2]), *(jnp.hypot(*slope) for slope in slopes)]
+
+
 def _mean_step(axis: Array) -> Array:
     return jnp.abs(axis[-1] - axis[0]) / (axis.shape[0] - 1) if axis.shape[0] > 1 else jnp.ones((), axis.dtype)
+
+
+def _slope(field: Array, axis: int) -> Array:
+    return jnp.gradient(field, axis=axis) if field.shape[axis] > 1 else jnp.ones_like(field)
+
+
+def _check_positions_of_cells(grid: "Grid") -> None:
+    """Land may lie anywhere; a cell of a curvilinear grid has a position."""
+    fields = [concrete_values(field) for field in grid.coords[-2:]] if grid.curvilinear else []
+    mask = None if grid.mask is None else concrete_values(grid.mask)
+    if not fields or any(field is None for field in fields) or (grid.mask is not None and mask is None):
+        return
+    unknown = ~np.all(np.isfinite(np.stack(fields)), axis=0)
+    if bad := int(np.sum(unknown if mask is None else unknown & mask)):
+        raise ValueError(f"Grid: {bad} cells have a position in `coords` that is not finite; mask them, if on land.")
 
 
 def as_grid(shape_or_grid: "int | Sequence[int] | Grid") -> Grid:
@@ -481,7 +544,8 @@ class Analysis(eqx.Module):
     `state` is the analysis, `trajectory` its evolution over the window (4D methods), `control` the control vector chi
     at the analysis (hand it on as `warm_start`). `converged` means that the gradient norm in control space is at most
     `tol * max(1, its value at the background)`; `status` says why the iteration stopped. `memory` says what the
-    differentiated model run keeps (4D methods).
+    differentiated model run keeps (4D methods). `krylov` is the Lanczos record of the last Hessian (incremental
+    method).
     """
 
     state: PyTree[Array]
@@ -493,6 +557,7 @@ class Analysis(eqx.Module):
     history: History
     gradient_norm: Float[Array, "..."]
     trajectory: PyTree[Array] | None = None
+    krylov: Any = None
     memory: str = eqx.field(static=True, default="")
 
     def message(self) -> str:

@@ -106,6 +106,12 @@ def test_a_grid_brings_its_spacing():
         spacing_of("B", grid, grid, 2.0)
 
 
+def test_a_curvilinear_grid_is_refused_by_name():
+    grid = Grid(jnp.meshgrid(jnp.arange(3.0), jnp.arange(4.0), indexing="ij"))
+    with pytest.raises(ValueError, match="B: the Grid is curvilinear, expected one with axes; use DiffusionCovariance"):
+        spacing_of("B", grid, grid, 1.0)
+
+
 def test_a_grid_with_uneven_cells_is_refused():
     uneven = Grid([jnp.arange(4.0), jnp.array([0.0, 1.0, 3.0])])
     with pytest.raises(

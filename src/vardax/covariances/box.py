@@ -72,6 +72,8 @@ def spacing_of(owner: str, shape: Any, grid: Grid, spacing: Numbers) -> Numbers:
         return spacing
     if not (isinstance(spacing, int | float) and spacing == 1):
         raise ValueError(f"{owner}: `spacing` comes with the Grid; leave it out.")
+    if grid.curvilinear:
+        raise ValueError(f"{owner}: the Grid is curvilinear, expected one with axes; use DiffusionCovariance.")
     for axis, sizes in enumerate([*map(_steps, grid.coords), *map(known, grid.cell_size)]):
         if sizes is not None and sizes.size > 1 and np.ptp(sizes) > 1e-2 * np.max(np.abs(sizes)):
             raise ValueError(
