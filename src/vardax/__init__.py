@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vardax.adjoints import AbstractAdjoint, ImplicitAdjoint, RecursiveCheckpointAdjoint
     from vardax.cycle import DACycle, DAState, SmootherCycle, VarDACycle, VarSmootherCycle
-    from vardax.models import OptimalInterpolation, StrongFourDVar, ThreeDVar
+    from vardax.models import IncrementalConfig, IncrementalFourDVar, OptimalInterpolation, StrongFourDVar, ThreeDVar
     from vardax.obs_operators import (
         CallableObs,
         InterpObs,
@@ -95,6 +95,8 @@ __all__ = [
     "GradModulator",
     "Grid",
     "ImplicitAdjoint",
+    "IncrementalConfig",
+    "IncrementalFourDVar",
     "InterpObs",
     "LaplaceCovariance",
     "LatentForwardModel",
@@ -131,7 +133,7 @@ __all__ = [
 _HOMES = {
     "adjoints": "AbstractAdjoint ImplicitAdjoint RecursiveCheckpointAdjoint",
     "cycle": "DACycle DAState SmootherCycle VarDACycle VarSmootherCycle",
-    "models": "OptimalInterpolation StrongFourDVar ThreeDVar",
+    "models": "IncrementalConfig IncrementalFourDVar OptimalInterpolation StrongFourDVar ThreeDVar",
     "obs_operators": "CallableObs InterpObs LinearObs MaskedIdentity PointObs interp_obs_from_coords is_linear",
     "posterior": "LaplaceCovariance Posterior",
     "protocols": """

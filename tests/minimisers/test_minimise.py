@@ -11,7 +11,7 @@ import optimistix as optx
 import pytest
 
 from vardax.covariances.diagonal import DiagonalCovariance
-from vardax.minimisers.minimise import default_tolerance
+from vardax.minimisers.recording import default_tolerance
 from vardax.models.threedvar import ThreeDVar
 from vardax.obs_operators.callable import CallableObs
 from vardax.types import Batch1D, Status

@@ -118,8 +118,7 @@ TO_COME = {
     """,
     "covariances": """
         DiffusionCovariance Exact Randomised KroneckerCovariance LowRankCovariance LocalizedEnsembleCovariance
-        HybridCovariance BlockDiagonalCovariance ScaledCovariance BalancedCovariance gaspari_cohn nmc_covariance
-        fit_matern
+        HybridCovariance ScaledCovariance BalancedCovariance gaspari_cohn nmc_covariance fit_matern
     """,
     "obs_operators": """
         AveragingKernel CompositeObs InstrumentSpec InstrumentRegistry MultiInstrumentFusion RetrievalKernel
@@ -132,10 +131,10 @@ TO_COME = {
     """,
     "adjoints": "OneStepAdjoint KStepAdjoint DirectAdjoint to_optimistix_adjoint to_diffrax_adjoint",
     "models": """
-        WeakFourDVar IncrementalFourDVar FourDVarNet FourDVarNet1D FourDVarNet2D FourDVarNet3D AmortizedPosterior
-        LatentThreeDVar LatentStrongFourDVar LatentHybridFourDVar IncrementalConfig SolverConfig AmortizedConfig
+        WeakFourDVar FourDVarNet FourDVarNet1D FourDVarNet2D FourDVarNet3D AmortizedPosterior
+        LatentThreeDVar LatentStrongFourDVar LatentHybridFourDVar SolverConfig AmortizedConfig
     """,
-    "minimisers": "LanczosCG DualCG Backtracking LearnedMinimiser",
+    "minimisers": "LearnedMinimiser",
     "priors": PAGE["priors ★"],
     "grad_mod": PAGE["grad_mod ★"],
     "posterior": """

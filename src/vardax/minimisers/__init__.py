@@ -3,13 +3,24 @@
 `ControlSpaceProblem` (one sample) and `BatchedProblem` are what every method poses: a background, `ObservedEntries`
 with their restricted R, B^{1/2}, and `Snapshot` or `Window`, which predict observations from a state. `minimise` and
 `iterate` run any optimistix solver on them, wrapped in a `RecordingSolver`; `solve_blue_problem` solves the
-linear-Gaussian ones directly. The transforms `Identity`, `Exp`, `Softplus` keep states positive.
+linear-Gaussian ones directly. `GaussNewtonKrylov` is the incremental minimiser: outer loops, and inside `LanczosCG` or
+`DualCG`. The transforms `Identity`, `Exp`, `Softplus` keep states positive.
 """
 
 from vardax.minimisers.blue import solve_blue_problem
 from vardax.minimisers.closed_form import NormalFactor
 from vardax.minimisers.conjugate_gradients import RelativeCG
+from vardax.minimisers.gauss_newton import (
+    AbstractInnerSolver,
+    Backtracking,
+    DualCG,
+    GaussNewtonKrylov,
+    IncrementalConfig,
+    LanczosCG,
+    Simplification,
+)
 from vardax.minimisers.krylov import KrylovResult, solve_blue
+from vardax.minimisers.lanczos import KrylovRecord, RitzPairs
 from vardax.minimisers.lbfgs import LimitedMemoryBFGS, RoundingArmijo
 from vardax.minimisers.minimise import iterate, minimise
 from vardax.minimisers.observed import ObservedEntries, ObservedSamples
@@ -19,11 +30,18 @@ from vardax.minimisers.transforms import AbstractControlTransform, Exp, Identity
 
 __all__ = [
     "AbstractControlTransform",
+    "AbstractInnerSolver",
+    "Backtracking",
     "BatchedProblem",
     "ControlSpaceProblem",
+    "DualCG",
     "Exp",
+    "GaussNewtonKrylov",
     "Identity",
+    "IncrementalConfig",
+    "KrylovRecord",
     "KrylovResult",
+    "LanczosCG",
     "LimitedMemoryBFGS",
     "NormalFactor",
     "ObservedEntries",
@@ -31,7 +49,9 @@ __all__ = [
     "Record",
     "RecordingSolver",
     "RelativeCG",
+    "RitzPairs",
     "RoundingArmijo",
+    "Simplification",
     "Snapshot",
     "Softplus",
     "Window",

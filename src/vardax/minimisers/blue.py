@@ -5,7 +5,7 @@ import lineax as lx
 
 from vardax.minimisers.closed_form import closed_form_analysis, direct_analysis, is_dense_case
 from vardax.minimisers.krylov import solve_blue
-from vardax.minimisers.minimise import default_tolerance
+from vardax.minimisers.recording import default_tolerance
 from vardax.minimisers.problem import ControlSpaceProblem
 from vardax.types import Analysis
 

@@ -19,18 +19,13 @@ from jaxtyping import Array, PyTree
 from vardax.minimisers.conjugate_gradients import RelativeCG
 from vardax.minimisers.lbfgs import LimitedMemoryBFGS
 from vardax.minimisers.problem import BatchedProblem, ControlSpaceProblem, tree_norm
-from vardax.minimisers.recording import Record, RecordingSolver, scalar_cost
+from vardax.minimisers.recording import Record, RecordingSolver, default_tolerance, reusable, scalar_cost
 from vardax.types import Analysis, CostSummary, CostTerms, Status
 
-__all__ = ["default_tolerance", "iterate", "minimise"]
+__all__ = ["iterate", "minimise"]
 
 DENSE_ADJOINT_LIMIT = 1000
 """Control sizes up to which `ImplicitAdjoint()` factorises the Hessian; beyond, it solves by conjugate gradients."""
-
-
-def default_tolerance(dtype: Any) -> float:
-    """1e-6 in float64, 1e-4 in float32: what the gradient of a sum of that precision can reach."""
-    return 1e-6 if jnp.finfo(dtype).bits >= 64 else 1e-4
 
 
 def _solver(minimiser: Any, tol: float | None, max_steps: int, dtype: Any) -> RecordingSolver:
@@ -79,14 +74,14 @@ def _implicit_for(adjoint: optx.AbstractAdjoint, control: PyTree[Array]) -> optx
 
 
 def _analysis(
-    problem: ControlSpaceProblem, control: PyTree[Array], record: Record, solver: RecordingSolver
+    problem: ControlSpaceProblem, control: PyTree[Array], record: Record, solver: RecordingSolver, krylov: Any
 ) -> Analysis:
     state = problem.control_to_state(control)
     converged = solver.converged(record)
     stopped = jnp.where(
         record.non_finite,
         Status.NON_FINITE.value,
-        jnp.where(record.n_steps >= solver.max_steps, Status.MAX_STEPS.value, Status.STALLED.value),
+        jnp.where(record.exhausted, Status.MAX_STEPS.value, Status.STALLED.value),
     )
     return Analysis(
         state=state,
@@ -99,6 +94,7 @@ def _analysis(
         gradient_norm=record.gradient_norm,
         trajectory=problem.observe.trajectory(state),
         memory=problem.observe.memory(state),
+        krylov=krylov,
     )
 
 
@@ -138,7 +134,7 @@ def minimise(
         tags=_TAGS,
     )
     control, record = _no_worse_than_background(solution.value, solution.stats["record"], background)
-    return _analysis(problem, control, record, solver)
+    return _analysis(problem, control, record, solver, record.inner)
 
 
 def iterate(
@@ -192,6 +188,6 @@ def _advance(problem: BatchedProblem, y: PyTree, record: Record, background: PyT
         y, record = jax.tree.map(keep, (stepped_y, stepped), (y, record))
         done = solver.terminate(scalar_cost, y, args, {}, record, _TAGS)[0]
         control, shown = _no_worse_than_background(record.best_control, record, background)
-        return y, record, done, _analysis(sample, control, shown, solver)
+        return y, record, done, _analysis(sample, control, shown, solver, reusable(record.inner))
 
     return problem.map_samples(one, y, record, background)

@@ -204,6 +204,11 @@ def restrict_samples(
             )
         obs_cov_op = DiagonalCovariance(jnp.ones(samples.value.shape[2:], samples.value.dtype))
     structure = obs_cov_op.out_structure()
+    if not isinstance(structure, jax.ShapeDtypeStruct):
+        raise TypeError(
+            f"{owner}: `obs_cov_op` acts on a pytree, {structure}, expected R on the array of observations; join its "
+            "blocks with `BlockDiagonalCovariance(R_1, R_2, joined_along=0)`."
+        )
     shape, dtype = structure.shape, structure.dtype
     entry_shape, window_shape = samples.value.shape[2:], samples.value.shape[1:]
     if shape not in (entry_shape, window_shape):

@@ -25,7 +25,16 @@ from vardax.minimisers.projection import shortest_control
 from vardax.minimisers.transforms import from_control, to_control
 from vardax.types import CostTerms
 
-__all__ = ["BatchedProblem", "ControlSpaceProblem", "Snapshot", "Window", "cast_like", "tree_dot", "tree_norm"]
+__all__ = [
+    "BatchedProblem",
+    "ControlSpaceProblem",
+    "InnerWindow",
+    "Snapshot",
+    "Window",
+    "cast_like",
+    "tree_dot",
+    "tree_norm",
+]
 
 
 def tree_dot(a: PyTree[Array], b: PyTree[Array]) -> Float[Array, ""]:
@@ -42,6 +51,13 @@ def tree_norm(a: PyTree[Array]) -> Float[Array, ""]:
 def cast_like(tree: PyTree[Array], structure: PyTree) -> PyTree[Array]:
     """`tree` with the dtypes of `structure`."""
     return jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), tree, structure)
+
+
+def _negated(tangent: Callable, point: PyTree[Array]) -> tuple[Callable, Callable]:
+    """(-T, -Tᵀ) of a linear map: the derivative of a prediction from that of y less the prediction."""
+    transposed = jax.linear_transpose(tangent, point)
+    negative = lambda tree: jax.tree.map(jnp.negative, tree)  # noqa: E731
+    return lambda v: -tangent(v), lambda w: negative(transposed(w)[0])
 
 
 class Snapshot(eqx.Module):
@@ -89,8 +105,28 @@ class Window(eqx.Module):
             self.forward, state, self.n_steps, forward_adjoint=self.forward_adjoint, n_substeps=self.n_substeps
         )
 
+    def along(self, trajectory: PyTree[Array], observed: ObservedEntries) -> Array:
+        """The predicted observations of a trajectory that is at hand."""
+        return jax.vmap(self.obs_op)(trajectory)
+
     def __call__(self, state: PyTree[Array], observed: ObservedEntries) -> Array:
-        return jax.vmap(self.obs_op)(self.trajectory(state))
+        return self.along(self.trajectory(state), observed)
+
+
+class InnerWindow(eqx.Module):
+    """The window as a simpler model sees it: x_0 -> to_inner -> its trajectory -> to_state -> the operator."""
+
+    window: Window
+    to_inner: Callable | None
+    to_state: Callable | None
+
+    @classmethod
+    def of(cls, window: Window, forward: Any, to_inner: Callable | None, to_state: Callable | None) -> "InnerWindow":
+        return cls(eqx.tree_at(lambda w: w.forward, window, forward), to_inner, to_state)
+
+    def __call__(self, state: PyTree[Array], observed: ObservedEntries) -> Array:
+        inner = self.window.trajectory(state if self.to_inner is None else self.to_inner(state))
+        return self.window.along(inner if self.to_state is None else jax.vmap(self.to_state)(inner), observed)
 
 
 class ControlSpaceProblem(eqx.Module):
@@ -134,11 +170,17 @@ class ControlSpaceProblem(eqx.Module):
 
     def residual_and_terms(self, control: PyTree[Array]) -> tuple[tuple[PyTree[Array], Array], CostTerms]:
         """The least-squares residual (chi, r) with J = ½‖(chi, r)‖², and the terms of J."""
+        residual, innovation = self._residual_and_innovation(control)
+        return (control, residual), self._terms_at(control, innovation, residual)
+
+    def _residual_and_innovation(self, control: PyTree[Array]) -> tuple[Array, Array]:
         innovation = self.observed.innovation(self.predicted(control))
-        residual = self.observed.whiten(innovation)
+        return self.observed.whiten(innovation), innovation
+
+    def _terms_at(self, control: PyTree[Array], innovation: Array, residual: Array) -> CostTerms:
         background = 0.5 * tree_dot(control, control).astype(residual.dtype)
         by_instrument = self.observed.cost_by_instrument(innovation, residual)
-        return (control, residual), CostTerms(background, by_instrument, jnp.zeros_like(background))
+        return CostTerms(background, by_instrument, jnp.zeros_like(background))
 
     def terms(self, control: PyTree[Array]) -> CostTerms:
         """J_b, J_o by instrument, J_q."""
@@ -157,10 +199,23 @@ class ControlSpaceProblem(eqx.Module):
 
         G is the derivative of the whitened prediction W H(x(chi)), so r(chi + dchi) ≈ r - G dchi.
         """
-        residual, tangent = jax.linearize(self.residual, control)
-        transposed = jax.linear_transpose(tangent, control)
-        negative = lambda tree: jax.tree.map(jnp.negative, tree)  # noqa: E731
-        return residual, lambda v: -tangent(v), lambda w: negative(transposed(w)[0])
+        residual, _, G, GT = self.linearise_with_terms(control)
+        return residual, G, GT
+
+    def linearise_with_terms(self, control: PyTree[Array]) -> tuple[Array, CostTerms, Callable, Callable]:
+        """(r, the terms of J, G, Gᵀ) at chi, from one run of the model."""
+        residual, tangent, innovation = jax.linearize(self._residual_and_innovation, control, has_aux=True)
+        return residual, self._terms_at(control, innovation, residual), *_negated(tangent, control)
+
+    def linearise_increment(self, control: PyTree[Array]) -> tuple[Callable, Callable]:
+        """(F, Fᵀ) with G = F B^{1/2}: the same derivative with respect to z = T^{-1}(x_b) + B^{1/2} chi."""
+        z = self._untransformed(control)
+
+        def residual(z: PyTree[Array]) -> Array:
+            predicted = self.observe(from_control(self.transform, z), self.observed)
+            return self.observed.whiten(self.observed.innovation(predicted))
+
+        return _negated(jax.linearize(residual, z)[1], z)
 
     def hessian_product(self, control: PyTree[Array], v: PyTree[Array]) -> PyTree[Array]:
         """Gauss-Newton: v + GᵀG v at chi."""

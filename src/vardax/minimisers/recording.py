@@ -28,14 +28,22 @@ from vardax.minimisers.lbfgs import ROUNDING
 from vardax.minimisers.problem import tree_norm
 from vardax.types import CostTerms, History
 
-__all__ = ["IDLE_STEPS", "Record", "RecordingSolver", "least_squares_residual", "scalar_cost"]
+__all__ = ["IDLE_STEPS", "Record", "RecordingSolver", "default_tolerance", "least_squares_residual", "reusable", "scalar_cost"]
 
 IDLE_STEPS = 40
 """A line search halves its step at each rejected trial: after this many it is below every rounding error."""
 
 
+def default_tolerance(dtype: Any) -> float:
+    """1e-6 in float64, 1e-4 in float32: what the gradient of a sum of that precision can reach."""
+    return 1e-6 if jnp.finfo(dtype).bits >= 64 else 1e-4
+
+
 class Record(eqx.Module):
-    """What is known of the iteration so far. `reference` is ‖∇J(x_b)‖, negative until it is known."""
+    """What is known of the iteration so far. `reference` is ‖∇J(x_b)‖, negative until it is known.
+
+    `inner` is the state of the wrapped solver; when the iteration is over, what of it can be used again.
+    """
 
     inner: Any
     best_control: PyTree[Array]
@@ -46,6 +54,7 @@ class Record(eqx.Module):
     n_steps: Int[Array, ""]
     idle: Int[Array, ""]
     non_finite: Bool[Array, ""]
+    exhausted: Bool[Array, ""]
     history: History
 
 
@@ -58,6 +67,11 @@ def scalar_cost(control: PyTree[Array], args: tuple) -> tuple[Float[Array, ""], 
     problem, _ = args
     terms = problem.terms(control)
     return terms.total.astype(jax.tree.leaves(control)[0].dtype), terms
+
+
+def reusable(inner: Any) -> Any:
+    """What a posterior can use of a solver's state: the Lanczos vectors of an incremental one, else nothing."""
+    return getattr(inner, "krylov", None)
 
 
 def least_squares_residual(control: PyTree[Array], args: tuple) -> tuple[PyTree[Array], CostTerms]:
@@ -125,6 +139,7 @@ class RecordingSolver(optx.AbstractMinimiser):
             n_steps=jnp.asarray(0),
             idle=jnp.asarray(0),
             non_finite=jnp.asarray(False),
+            exhausted=jnp.asarray(False),
             history=History(blank(), blank(*aux_struct.J_o_by_instrument.shape), blank()),
         )
 
@@ -136,6 +151,7 @@ class RecordingSolver(optx.AbstractMinimiser):
         better = finite & _improves(terms.total, norm, state)
         first_step = state.n_steps == 0
         decreased = better | first_step
+        _, result = self.solver.terminate(inner_fn, new_y, args, options, inner, inner_tags)
         record = Record(
             inner=inner,
             best_control=_select(better, seen, state.best_control),
@@ -146,6 +162,7 @@ class RecordingSolver(optx.AbstractMinimiser):
             n_steps=state.n_steps + 1,
             idle=jnp.where(decreased, 0, state.idle + 1),
             non_finite=state.non_finite | ~finite,
+            exhausted=(state.n_steps + 1 >= self.max_steps) | (result == optx.RESULTS.nonlinear_max_steps_reached),
             history=_write(state.history, state.n_steps, terms, norm),
         )
         return new_y, record, aux
@@ -182,7 +199,7 @@ class RecordingSolver(optx.AbstractMinimiser):
         return (state.n_steps > 0) & (done | stuck), optx.RESULTS.successful
 
     def postprocess(self, fn, y, aux, args, options, state: Record, tags, result):
-        return state.best_control, aux, {"record": eqx.tree_at(lambda r: r.inner, state, None)}
+        return state.best_control, aux, {"record": eqx.tree_at(lambda r: r.inner, state, reusable(state.inner))}
 
 
 def _improves(total: Array, norm: Array, state: Record) -> Bool[Array, ""]:
