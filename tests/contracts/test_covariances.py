@@ -15,6 +15,7 @@ import pytest
 import vardax.covariances
 from vardax.covariances import (
     AbstractCovariance,
+    BlockDiagonalCovariance,
     ConcatenatedFactor,
     DenseCovariance,
     DenseFactor,
@@ -23,6 +24,7 @@ from vardax.covariances import (
     TransposedFactor,
 )
 from vardax.covariances import functions as of_any
+from vardax.covariances.factors import ravel, unravel
 from vardax.types import Grid
 from vardax.validation import adjoint_test, covariance_test
 
@@ -43,6 +45,11 @@ def noise(shape, seed=0):
 def correlated(n, length=3.0, nugget=0.1):
     d = np.abs(np.subtract.outer(np.arange(n), np.arange(n)))
     return np.exp(-((d / length) ** 2)) + nugget * np.eye(n)
+
+
+def blocks_of(n, dtype):
+    """Dense covariances of four cells."""
+    return [DenseCovariance(array((1 + k) * correlated(4, 1.0 + k), dtype)) for k in range(n)]
 
 
 def structure(shape, dtype):
@@ -83,6 +90,44 @@ RECIPES = {
             Grid([0.5 * np.arange(12), np.arange(7)], periodic=(0,)), 1.2, 3.0, dtype=dtype
         ),
         "too large for a matrix": lambda dtype: MaternLinearOperator((30, 31), 4.0, nu=2.5, dtype=dtype),
+    },
+    "BlockDiagonalCovariance": {
+        "stacked, of two kinds": lambda dtype: BlockDiagonalCovariance(
+            MaternLinearOperator((5, 6), 2.0, 0.1, dtype=dtype), 100.0 * MaternLinearOperator((5, 6), 1.0, dtype=dtype)
+        ),
+        "stacked, alike": lambda dtype: BlockDiagonalCovariance(*(blocks_of(3, dtype))),
+        "joined": lambda dtype: BlockDiagonalCovariance(
+            DenseCovariance(array(correlated(7), dtype)), DiagonalCovariance(array([1.0], dtype)), joined_along=0
+        ),
+        "joined along the last axis": lambda dtype: BlockDiagonalCovariance(
+            MaternLinearOperator((4, 3), 1.0, dtype=dtype),
+            DiagonalCovariance(array(1 + noise((4, 2)) ** 2, dtype)),
+            joined_along=-1,
+        ),
+        "dictionary": lambda dtype: BlockDiagonalCovariance(
+            {
+                "pressure": MaternLinearOperator((4, 5), 1.5, 1e3, boundary="free", dtype=dtype),
+                "humidity": [DiagonalCovariance(array([1e-6, 4e-6], dtype)), blocks_of(1, dtype)[0]],
+            }
+        ),
+    },
+    "BlockFactor": {
+        "stacked": lambda dtype: BlockDiagonalCovariance(*blocks_of(3, dtype)).half(),
+        "dictionary": lambda dtype: BlockDiagonalCovariance(
+            {"u": MaternLinearOperator((4,), 1.5, boundary="free", dtype=dtype), "v": blocks_of(1, dtype)[0]}
+        ).half(),
+    },
+    "BatchedRestriction": {
+        "gaps": lambda dtype: BlockDiagonalCovariance(*blocks_of(3, dtype)).restrict(noise((3, 4)) > 0),
+        "nothing observed": lambda dtype: BlockDiagonalCovariance(*blocks_of(2, dtype)).restrict(np.zeros((2, 4))),
+    },
+    "JoinedRestriction": {
+        "gaps": lambda dtype: BlockDiagonalCovariance(
+            *blocks_of(2, dtype), DiagonalCovariance(array([1.0, 9.0], dtype)), joined_along=0
+        ).restrict(noise(10) > 0),
+        "nothing observed": lambda dtype: BlockDiagonalCovariance(*blocks_of(2, dtype), joined_along=0).restrict(
+            np.zeros(8)
+        ),
     },
     "DenseFactor": {"vector": lambda dtype: DenseFactor(array(noise((6, 6)), dtype), structure((6,), dtype))},
     "TransposedFactor": {
@@ -169,15 +214,15 @@ def test_float32_stays_float32(recipe):
 @pytest.mark.parametrize("recipe", examples(is_covariance))
 def test_the_matrix_is_that_of_the_products_and_gradients_are_finite(recipe):
     covariance, dtype = recipe(DTYPE), DTYPE
-    shape, size = covariance.in_structure().shape, covariance.in_size()
+    size = covariance.in_size()
     matrix = np.asarray(covariance.as_matrix(), np.float64)
-    v = array(noise(shape, 3), dtype)
+    v = unravel(array(noise(size, 3), dtype), covariance.in_structure())
     tolerance = 1e-11 if dtype == "float64" else 1e-4
     scale = np.sqrt(np.maximum(np.diagonal(matrix), np.finfo(dtype).tiny))
-    found, expected = np.asarray(covariance.mv(v), np.float64).ravel(), matrix @ np.asarray(v, np.float64).ravel()
+    found, expected = np.asarray(ravel(covariance.mv(v)), np.float64), matrix @ np.asarray(ravel(v), np.float64)
     np.testing.assert_allclose(found / scale, expected / scale, atol=tolerance * np.sqrt(size) * np.max(scale))
     arrays, rest = eqx.partition(covariance, eqx.is_inexact_array)
-    quadratic = lambda arrays: jnp.vdot(v, eqx.combine(arrays, rest).mv(v))  # noqa: E731
+    quadratic = lambda arrays: jnp.vdot(ravel(v), ravel(eqx.combine(arrays, rest).mv(v)))  # noqa: E731
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(jax.grad(quadratic)(arrays)))
 
 

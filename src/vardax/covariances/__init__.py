@@ -4,6 +4,7 @@
     DiagonalCovariance        independent errors of any field shape: the usual R
     DenseCovariance           a matrix, factorised once: small systems, correlated R
     MaternLinearOperator      smooth fields on regular 1-D to 3-D grids, by FFT: B at any size
+    BlockDiagonalCovariance   one covariance per variable, instrument or time; fields that are pytrees
 
     half(op)                  L with L Lᵀ = op, what every analysis uses
     sample(op, key, n)        fields drawn from N(0, op)
@@ -15,6 +16,8 @@ The functions take any lineax operator, also scaled, summed, composed or foreign
 """
 
 from vardax.covariances.base import AbstractCovariance
+from vardax.covariances.block_diagonal import BlockDiagonalCovariance, BlockFactor
+from vardax.covariances.block_restriction import BatchedRestriction, JoinedRestriction
 from vardax.covariances.correlations import matern_correlation
 from vardax.covariances.dense import DenseCovariance
 from vardax.covariances.diagonal import DiagonalCovariance
@@ -31,12 +34,16 @@ __all__ = [
     "AbstractCovariance",
     "AbstractFactor",
     "AbstractRestriction",
+    "BatchedRestriction",
+    "BlockDiagonalCovariance",
+    "BlockFactor",
     "ConcatenatedFactor",
     "DenseCovariance",
     "DenseFactor",
     "DenseRestriction",
     "DiagonalCovariance",
     "DiagonalRestriction",
+    "JoinedRestriction",
     "MaternLinearOperator",
     "SpectralFactor",
     "TransposedFactor",

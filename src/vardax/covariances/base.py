@@ -1,9 +1,10 @@
 """What a covariance is: a symmetric positive semidefinite linear operator on fields, with a square root.
 
-A covariance B acts on arrays of one field shape, `v -> B v`, and never needs its matrix. Everything an analysis asks of
-it goes through products: `mv` (B v), `half` (an operator L with L Lᵀ = B, possibly rectangular), `diagonal` (the
-variances), `sample` (L times white noise) and, for observation errors, `restrict` (the observed part of R). `inv_mv`
-and `logdet` exist for those who want B⁻¹ and log|B|; no analysis calls them.
+A covariance B acts on fields of one structure, `v -> B v`, and never needs its matrix. A field is an array, or a pytree
+of arrays where a state has several variables. Everything an analysis asks of it goes through products: `mv` (B v),
+`half` (an operator L with L Lᵀ = B, possibly rectangular), `diagonal` (the variances), `sample` (L times white noise)
+and, for observation errors, `restrict` (the observed part of R). `inv_mv` and `logdet` exist for those who want B⁻¹ and
+log|B|; no analysis calls them.
 
 A covariance is a `lineax` operator: it can be added, scaled, composed and handed to `lineax.linear_solve`. What lineax
 asks through its `singledispatch` hooks is answered here once, for all covariances. Positive semidefiniteness follows
@@ -11,16 +12,16 @@ from how a covariance is built (squares of a factor), not from its values, so it
 """
 
 import abc
+import functools
 from collections.abc import Sequence
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 
-from vardax.covariances.factors import require_structure, sample_factor
+from vardax.covariances.factors import ravel, require_structure, sample_factor
 from vardax.covariances.restriction import AbstractRestriction
 from vardax.types import float_array
 
@@ -28,30 +29,27 @@ __all__ = ["AbstractCovariance", "real_array"]
 
 
 class AbstractCovariance(lx.AbstractLinearOperator):
-    """A covariance of fields of one shape, `in_structure() == out_structure()`.
+    """A covariance of fields of one structure, `in_structure() == out_structure()`: an array, or a pytree of arrays.
 
     A subclass stores what its square root needs and says how to multiply with it. The rest of lineax's contract
     (`transpose`, `out_structure`, all hooks) is settled here.
 
     **To add one**, subclass this in a file of its own, implement the abstract methods, and export it from
-    `vardax.covariances`.
+    `vardax.covariances`. What has no formula of its own, such as the matrix, follows from products
+    (`vardax.covariances.by_products`).
     """
 
-    diagonal_matrix: eqx.AbstractClassVar[bool]
-    """Whether every operator of this class has a diagonal matrix."""
-
     @property
     @abc.abstractmethod
-    def shape(self) -> tuple[int, ...]:
-        """The shape of the fields."""
-
-    @property
-    @abc.abstractmethod
-    def dtype(self) -> Any:
-        """The dtype of the fields."""
+    def diagonal_matrix(self) -> bool:
+        """Whether the matrix is diagonal by construction."""
 
     @abc.abstractmethod
-    def mv(self, vector: ArrayLike) -> Float[Array, "..."]:
+    def in_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
+        """Shape and dtype of a field, or a pytree of these."""
+
+    @abc.abstractmethod
+    def mv(self, vector: PyTree[ArrayLike]) -> PyTree[Array]:
         """B v, a field."""
 
     @abc.abstractmethod
@@ -62,7 +60,7 @@ class AbstractCovariance(lx.AbstractLinearOperator):
         """
 
     @abc.abstractmethod
-    def diagonal(self) -> Float[Array, "..."]:
+    def diagonal(self) -> PyTree[Array]:
         """The variances, a field."""
 
     @abc.abstractmethod
@@ -70,7 +68,7 @@ class AbstractCovariance(lx.AbstractLinearOperator):
         """The matrix on row-major ravelled fields, for small sizes (`DENSE_LIMIT`)."""
 
     @abc.abstractmethod
-    def inv_mv(self, vector: ArrayLike) -> Float[Array, "..."]:
+    def inv_mv(self, vector: PyTree[ArrayLike]) -> PyTree[Array]:
         """B⁻¹ v, a field."""
 
     @abc.abstractmethod
@@ -83,24 +81,33 @@ class AbstractCovariance(lx.AbstractLinearOperator):
     ) -> AbstractRestriction:
         """The part of B between entries where `mask` is 1 (see `vardax.covariances.restriction`)."""
 
-    def sample(self, key: PRNGKeyArray, n: int) -> Float[Array, "n ..."]:
-        """`n` fields drawn from N(0, B), stacked on axis 0: L times white noise."""
+    @property
+    def shape(self) -> PyTree[tuple[int, ...]]:
+        """The shape of the fields; a pytree of shapes where they are pytrees."""
+        return jax.tree.map(lambda leaf: leaf.shape, self.in_structure())
+
+    @property
+    def dtype(self) -> Any:
+        """The dtype of the fields; where their arrays differ, the one they have in common."""
+        return functools.reduce(jnp.promote_types, [leaf.dtype for leaf in jax.tree.leaves(self.in_structure())])
+
+    def sample(self, key: PRNGKeyArray, n: int) -> PyTree[Array]:
+        """`n` fields drawn from N(0, B), stacked on axis 0 (of each array): L times white noise."""
         return sample_factor(self.half(), key, n)
 
     def transpose(self) -> "AbstractCovariance":
         return self
 
-    def in_structure(self) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(self.shape, self.dtype)
-
-    def out_structure(self) -> jax.ShapeDtypeStruct:
+    def out_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
         return self.in_structure()
 
-    def field(self, vector: ArrayLike) -> Float[Array, "..."]:
-        """`vector` as an array, after a check that it is a field of this covariance."""
-        array = jnp.asarray(vector)
-        require_structure(type(self).__name__, "vector", array, self.in_structure())
-        return array
+    def field(self, vector: PyTree[ArrayLike]) -> Any:
+        """`vector` as arrays, after a check that it is a field of this covariance."""
+        structure = self.in_structure()
+        tree = isinstance(vector, dict) or not isinstance(structure, jax.ShapeDtypeStruct)
+        field = jax.tree.map(jnp.asarray, vector) if tree else jnp.asarray(vector)
+        require_structure(type(self).__name__, "vector", field, structure)
+        return field
 
 
 def real_array(owner: str, name: str, x: ArrayLike | Sequence[Any], dtype: Any = None) -> Float[Array, "..."]:
@@ -130,14 +137,14 @@ for _hook in (lx.is_diagonal, lx.is_tridiagonal, lx.is_lower_triangular, lx.is_u
 
 @lx.diagonal.register(AbstractCovariance)
 def _(operator: AbstractCovariance):
-    return jnp.ravel(operator.diagonal())
+    return ravel(operator.diagonal())
 
 
 @lx.tridiagonal.register(AbstractCovariance)
 def _(operator: AbstractCovariance):
     if _is_diagonal(operator):
         off_diagonal = jnp.zeros(operator.in_size() - 1, operator.dtype)
-        return jnp.ravel(operator.diagonal()), off_diagonal, off_diagonal
+        return ravel(operator.diagonal()), off_diagonal, off_diagonal
     matrix = operator.as_matrix()
     return jnp.diagonal(matrix), jnp.diagonal(matrix, offset=-1), jnp.diagonal(matrix, offset=1)
 
@@ -146,5 +153,8 @@ def _(operator: AbstractCovariance):
 def _(operator: AbstractCovariance):
     if _is_diagonal(operator):
         return operator
-    blocks = operator.as_matrix().reshape(operator.shape + operator.shape)
-    return lx.PyTreeLinearOperator(blocks, operator.out_structure(), lx.positive_semidefinite_tag)
+    structure = operator.in_structure()
+    if not isinstance(structure, jax.ShapeDtypeStruct):
+        return lx.materialise(lx.FunctionLinearOperator(operator.mv, structure, lx.positive_semidefinite_tag))
+    blocks = operator.as_matrix().reshape(structure.shape + structure.shape)
+    return lx.PyTreeLinearOperator(blocks, structure, lx.positive_semidefinite_tag)

@@ -46,13 +46,8 @@ class DenseCovariance(AbstractCovariance):
         n = math.prod(self.field_shape)
         self.factor, self.definite = factorise("DenseCovariance", matrix.reshape(n, n))
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.field_shape
-
-    @property
-    def dtype(self) -> Any:
-        return self.factor.dtype
+    def in_structure(self) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(self.field_shape, self.factor.dtype)
 
     def mv(self, vector: ArrayLike) -> Float[Array, "..."]:
         factor = self.half()

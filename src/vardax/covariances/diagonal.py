@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
@@ -45,13 +46,8 @@ class DiagonalCovariance(AbstractCovariance):
                 f"that are not (smallest {values.min()}). Mask observations that are missing instead."
             )
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.variance.shape
-
-    @property
-    def dtype(self) -> Any:
-        return self.variance.dtype
+    def in_structure(self) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(self.variance.shape, self.variance.dtype)
 
     def mv(self, vector: ArrayLike) -> Float[Array, "..."]:
         return self.variance * self.field(vector)

@@ -38,7 +38,7 @@ from vardax.covariances.restriction import (
 from vardax.covariances.sizes import require_dense_size
 from vardax.types import concrete_values, is_traced
 
-__all__ = ["diagonal", "half", "inv_mv", "logdet", "restrict", "sample"]
+__all__ = ["as_covariance", "diagonal", "half", "inv_mv", "is_diagonal", "logdet", "restrict", "sample"]
 
 Operator = lx.AbstractLinearOperator
 
@@ -49,12 +49,12 @@ def half(op: Any) -> Operator:
     >>> half(lx.DiagonalLinearOperator(jnp.array([4.0, 9.0]))).mv(jnp.array([1.0, 1.0]))
     Array([2., 3.], dtype=float32)
     """
-    op = _operator("half", op)
+    op = as_covariance("half", op)
     if own := _own(op, "half"):
         return own()
     if isinstance(op, lx.IdentityLinearOperator):
         return op
-    if _is_diagonal(op):
+    if is_diagonal(op):
         variances = jax.tree.map(functools.partial(_not_negative, "half", "variance"), diagonal(op))
         return lx.DiagonalLinearOperator(jax.tree.map(safe_sqrt, variances))
     match op:
@@ -77,7 +77,7 @@ def diagonal(op: Any) -> PyTree[Array]:
     >>> diagonal(lx.MatrixLinearOperator(jnp.array([[2.0, 1.0], [1.0, 3.0]])))
     Array([2., 3.], dtype=float32)
     """
-    op = _operator("diagonal", op)
+    op = as_covariance("diagonal", op)
     if own := _own(op, "diagonal"):
         return own()
     match op:
@@ -85,7 +85,7 @@ def diagonal(op: Any) -> PyTree[Array]:
             return jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), op.out_structure())
         case lx.DiagonalLinearOperator():
             return op.diagonal
-        case lx.TaggedLinearOperator() if not _is_diagonal(op) or _is_diagonal(op.operator):
+        case lx.TaggedLinearOperator() if not is_diagonal(op) or is_diagonal(op.operator):
             return diagonal(op.operator)
         case lx.MulLinearOperator() | lx.DivLinearOperator():
             scale = _scalar(op)
@@ -98,7 +98,7 @@ def diagonal(op: Any) -> PyTree[Array]:
             weights, inner = _diagonal_sandwich(op)
             if weights is not None:
                 return jax.tree.map(jnp.multiply, weights, diagonal(inner))
-    if _is_diagonal(op):
+    if is_diagonal(op):
         return unravel(lx.diagonal(op), op.out_structure())
     return unravel(jnp.diagonal(_matrix("diagonal", op)), op.out_structure())
 
@@ -109,13 +109,13 @@ def inv_mv(op: Any, v: PyTree[ArrayLike]) -> PyTree[Array]:
     >>> inv_mv(lx.DiagonalLinearOperator(jnp.array([4.0, 2.0])), jnp.array([4.0, 4.0]))
     Array([1., 2.], dtype=float32)
     """
-    op = _operator("inv_mv", op)
+    op = as_covariance("inv_mv", op)
     v = _field("inv_mv", op, v)
     if own := _own(op, "inv_mv"):
         return own(v)
     if isinstance(op, lx.IdentityLinearOperator):
         return v
-    if _is_diagonal(op):
+    if is_diagonal(op):
         return jax.tree.map(jnp.divide, v, _invertible("inv_mv", diagonal(op)))
     match op:
         case lx.TaggedLinearOperator():
@@ -137,12 +137,12 @@ def logdet(op: Any) -> Float[Array, ""]:
     >>> logdet(lx.DiagonalLinearOperator(jnp.array([1.0, 1.0])))
     Array(0., dtype=float32)
     """
-    op = _operator("logdet", op)
+    op = as_covariance("logdet", op)
     if own := _own(op, "logdet"):
         return own()
     if isinstance(op, lx.IdentityLinearOperator):
         return jnp.zeros((), _dtype(op))
-    if _is_diagonal(op):
+    if is_diagonal(op):
         return jnp.sum(jnp.log(ravel(_invertible("logdet", diagonal(op)))))
     match op:
         case lx.TaggedLinearOperator():
@@ -177,13 +177,13 @@ def restrict(
     >>> restrict(lx.DiagonalLinearOperator(jnp.array([4.0, 9.0])), jnp.array([0.0, 1.0])).whiten(jnp.array([1.0, 6.0]))
     Array([0., 2.], dtype=float32)
     """
-    op = _operator("restrict", op)
+    op = as_covariance("restrict", op)
     if own := _own(op, "restrict"):
         return own(mask) if std is None else own(mask, std=std)
     structure = op.out_structure()
     if not isinstance(structure, jax.ShapeDtypeStruct):
         raise TypeError(f"restrict: `op` acts on {structure}, expected one array; restrict each block by itself.")
-    if isinstance(op, lx.IdentityLinearOperator) or _is_diagonal(op):
+    if isinstance(op, lx.IdentityLinearOperator) or is_diagonal(op):
         return restrict_diagonal(diagonal(op), mask, std)
     if isinstance(op, lx.TaggedLinearOperator):
         return restrict(op.operator, mask, std=std)
@@ -191,19 +191,19 @@ def restrict(
     return restrict_dense(op.as_matrix(), structure.shape, mask, std)
 
 
-def _operator(owner: str, op: Any) -> Operator:
+def as_covariance(owner: str, op: Any, name: str = "op") -> Operator:
     """`op` itself, or wrapped when it only looks like a lineax operator; square in any case."""
     if not isinstance(op, Operator):
         if not (callable(getattr(op, "mv", None)) and callable(getattr(op, "in_structure", None))):
             raise TypeError(
-                f"{owner}: `op` is {type(op).__name__}, expected a lineax linear operator; wrap a matrix in "
+                f"{owner}: `{name}` is {type(op).__name__}, expected a lineax linear operator; wrap a matrix in "
                 "`DenseCovariance` and variances in `DiagonalCovariance`."
             )
         op = lx.FunctionLinearOperator(op.mv, op.in_structure(), lx.positive_semidefinite_tag)
     if op.in_structure() != op.out_structure():
         raise ValueError(
-            f"{owner}: `op` takes {op.in_structure()} to {op.out_structure()}, expected a covariance, whose input and "
-            "output are fields of one structure."
+            f"{owner}: `{name}` takes {op.in_structure()} to {op.out_structure()}, expected a covariance, whose input "
+            "and output are fields of one structure."
         )
     return op
 
@@ -214,7 +214,7 @@ def _own(op: Any, name: str) -> Any:
     return method if callable(method) else None
 
 
-def _is_diagonal(op: Operator) -> bool:
+def is_diagonal(op: Operator) -> bool:
     """Whether the operator is diagonal by structure or tag; a foreign one without lineax's hooks does not say."""
     try:
         return lx.is_diagonal(op)
@@ -293,7 +293,7 @@ def _sandwich(op: Operator) -> tuple[list[Operator], Operator | None]:
 def _diagonal_sandwich(op: Operator) -> tuple[PyTree[Array] | None, Operator]:
     """(d², C) of diag(d) C diag(d); (None, op) for anything else."""
     outer, inner = _sandwich(op)
-    if inner is None or not outer or not all(_is_diagonal(factor) for factor in outer):
+    if inner is None or not outer or not all(is_diagonal(factor) for factor in outer):
         return None, op
     deviations = functools.reduce(functools.partial(jax.tree.map, jnp.multiply), [diagonal(factor) for factor in outer])
     return jax.tree.map(jnp.square, deviations), inner

@@ -92,13 +92,8 @@ class MaternLinearOperator(AbstractCovariance):
         self.domain_shape = padded_box(owner, grid.shape, free, lengths, padding, nu)
         self.amplitude = matern_amplitude(self.domain_shape, nu, cells, _deviation(owner, sigma, dtype))
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.field_shape
-
-    @property
-    def dtype(self) -> Any:
-        return self.amplitude.dtype
+    def in_structure(self) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(self.field_shape, self.amplitude.dtype)
 
     def spectrum(self) -> Float[Array, "..."]:
         """The eigenvalues of B on the periodic box `domain_shape`, σ² included, in the layout of `jnp.fft.rfftn`.
@@ -133,11 +128,11 @@ class MaternLinearOperator(AbstractCovariance):
         residual of √ε (1.5e-8 in float64, 3e-4 in float32). Eagerly a solve that does not get there raises
         `ValueError`; while tracing its result is NaN.
         """
-        vector = self.field(vector)
+        field = self.field(vector)
         if self.domain_shape == self.shape:
             self._require_invertible("inv_mv")
-            return apply_spectrum(1 / self.spectrum(), vector, self.domain_shape, self.shape)
-        solution, residual = _solve(self, vector, self._tolerance())
+            return apply_spectrum(1 / self.spectrum(), field, self.domain_shape, self.shape)
+        solution, residual = _solve(self, field, self._tolerance())
         reached = residual <= 2 * self._tolerance()
         if not is_traced(reached) and not reached:
             raise ValueError(

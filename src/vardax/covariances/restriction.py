@@ -26,7 +26,18 @@ from jaxtyping import Array, ArrayLike, Float
 from vardax.covariances.sizes import RESTRICT_LIMIT
 from vardax.types import concrete_values, float_array
 
-__all__ = ["AbstractRestriction", "DenseRestriction", "DiagonalRestriction", "restrict_dense", "restrict_diagonal"]
+__all__ = [
+    "AbstractRestriction",
+    "DenseRestriction",
+    "DiagonalRestriction",
+    "as_mask",
+    "as_std",
+    "require_finite",
+    "require_positive",
+    "require_restrictable",
+    "restrict_dense",
+    "restrict_diagonal",
+]
 
 
 class AbstractRestriction(eqx.Module):
@@ -104,10 +115,10 @@ def restrict_diagonal(
     >>> restrict_diagonal(jnp.array([4.0, 9.0]), [1.0, 0.0]).whiten(jnp.array([2.0, jnp.nan]))
     Array([1., 0.], dtype=float32)
     """
-    mask = _mask(mask, variance.shape, variance.dtype)
-    spread = None if std is None else _std(std, variance.shape, variance.dtype)
+    mask = as_mask(mask, variance.shape, variance.dtype)
+    spread = None if std is None else as_std(std, variance.shape, variance.dtype)
     variance = variance if spread is None else spread**2
-    _require_positive(variance, mask)
+    require_positive(variance, mask)
     return DiagonalRestriction(mask, jnp.sqrt(jnp.where(mask != 0, variance, jnp.ones_like(variance))))
 
 
@@ -121,18 +132,19 @@ def restrict_dense(
 
     With `std`, R becomes D C D: C the correlation matrix of R, D = diag(std).
     """
-    mask = _mask(mask, shape, matrix.dtype)
+    mask = as_mask(mask, shape, matrix.dtype)
     observed = jnp.ravel(mask) != 0
     if std is not None:
-        spread = _std(std, shape, matrix.dtype)
-        _require_positive(spread, mask)
+        spread = as_std(std, shape, matrix.dtype)
+        require_positive(spread, mask)
         spread = jnp.where(observed, jnp.ravel(spread), jnp.ones(matrix.shape[0], matrix.dtype))
-        ratio = spread / jnp.sqrt(jnp.diagonal(matrix))
+        own = jnp.diagonal(matrix)
+        ratio = spread / jnp.sqrt(jnp.where(observed & (own > 0), own, jnp.ones_like(own)))
         matrix = matrix * ratio[:, None] * ratio[None, :]
     both = observed[:, None] & observed[None, :]
     marginal = jnp.where(both, matrix, jnp.diag(jnp.where(observed, 0, 1).astype(matrix.dtype)))
     factor = jnp.linalg.cholesky(marginal)
-    _require_finite(factor)
+    require_finite(factor)
     return DenseRestriction(mask, factor)
 
 
@@ -149,21 +161,24 @@ def _triangular(factor: Array, vector: Array, transposed: bool = False) -> Array
     return jax.scipy.linalg.solve_triangular(factor, vector, trans=int(transposed), lower=True)
 
 
-def _mask(mask: ArrayLike | Sequence[Any], shape: tuple[int, ...], dtype: jnp.dtype) -> Float[Array, "..."]:
+def as_mask(mask: ArrayLike | Sequence[Any], shape: tuple[int, ...], dtype: jnp.dtype) -> Float[Array, "..."]:
+    """`mask` as zeros and ones of the shape of R's fields; any number that is not 0 counts as observed."""
     mask = jnp.asarray(mask)
     if mask.shape != tuple(shape):
         raise ValueError(f"restrict: `mask` has shape {mask.shape}, expected {tuple(shape)}, the shape of R's fields.")
     return mask.astype(bool).astype(dtype)
 
 
-def _std(std: ArrayLike | Sequence[Any], shape: tuple[int, ...], dtype: jnp.dtype) -> Float[Array, "..."]:
+def as_std(std: ArrayLike | Sequence[Any], shape: tuple[int, ...], dtype: jnp.dtype) -> Float[Array, "..."]:
+    """`std` as an array of the shape of R's fields."""
     std = float_array(std)
     if std.shape != tuple(shape):
         raise ValueError(f"restrict: `std` has shape {std.shape}, expected {tuple(shape)}, the shape of R's fields.")
     return std.astype(dtype)
 
 
-def _require_positive(variance: Array, mask: Array) -> None:
+def require_positive(variance: Array, mask: Array) -> None:
+    """Raise `ValueError` if an observed entry has no positive variance, where the values are known."""
     values, observed = concrete_values(variance), concrete_values(mask)
     if values is None or observed is None:
         return
@@ -175,7 +190,8 @@ def _require_positive(variance: Array, mask: Array) -> None:
         )
 
 
-def _require_finite(factor: Array) -> None:
+def require_finite(factor: Array) -> None:
+    """Raise `ValueError` if the factorisation of R has failed, where the values are known."""
     values = concrete_values(factor)
     if values is not None and not np.all(np.isfinite(values)):
         raise ValueError(
