@@ -41,6 +41,10 @@ OBSERVED = np.arange(0, N, 2)
 SIGMA_B, SIGMA_O = 0.6, 0.2
 
 
+# Enough iterations to converge, for methods whose default is to truncate.
+CONFIGS = {vardax.models.IncrementalFourDVar: vardax.models.IncrementalConfig(n_outer=12)}
+
+
 def background_covariance():
     d = np.abs(np.subtract.outer(np.arange(N), np.arange(N)))
     return SIGMA_B**2 * np.exp(-np.minimum(d, N - d) / 1.5)
@@ -86,7 +90,8 @@ class Twin:
         missing = set(required) - set(recipes) - set(options)
         assert not missing, f"{self.method.__name__} needs a recipe for {missing}"
         slots = {name: recipes[name]() for name in required if name not in options}
-        return self.method(**slots, **{name: value for name, value in options.items() if name in known})
+        slots |= {"config": CONFIGS[self.method]} if self.method in CONFIGS else {}
+        return self.method(**(slots | {name: value for name, value in options.items() if name in known}))
 
     def batch(self, y=None):
         return Batch1D.from_observations(jnp.asarray(self.y if y is None else y, self.dtype))

@@ -20,25 +20,29 @@ from vardax.minimisers.gauss_newton import (
     Simplification,
 )
 from vardax.minimisers.krylov import KrylovResult, solve_blue
-from vardax.minimisers.lanczos import KrylovRecord, RitzPairs
+from vardax.minimisers.lanczos import AbstractVectors, ControlVectors, ImageVectors, KrylovRecord, RitzPairs
 from vardax.minimisers.lbfgs import LimitedMemoryBFGS, RoundingArmijo
 from vardax.minimisers.minimise import iterate, minimise
 from vardax.minimisers.observed import ObservedEntries, ObservedSamples
-from vardax.minimisers.problem import BatchedProblem, ControlSpaceProblem, Snapshot, Window
+from vardax.minimisers.problem import BatchedProblem, ControlSpaceProblem, InnerWindow, Snapshot, Window
 from vardax.minimisers.recording import Record, RecordingSolver
 from vardax.minimisers.transforms import AbstractControlTransform, Exp, Identity, Softplus
 
 __all__ = [
     "AbstractControlTransform",
     "AbstractInnerSolver",
+    "AbstractVectors",
     "Backtracking",
     "BatchedProblem",
     "ControlSpaceProblem",
+    "ControlVectors",
     "DualCG",
     "Exp",
     "GaussNewtonKrylov",
     "Identity",
+    "ImageVectors",
     "IncrementalConfig",
+    "InnerWindow",
     "KrylovRecord",
     "KrylovResult",
     "LanczosCG",

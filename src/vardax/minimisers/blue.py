@@ -5,8 +5,8 @@ import lineax as lx
 
 from vardax.minimisers.closed_form import closed_form_analysis, direct_analysis, is_dense_case
 from vardax.minimisers.krylov import solve_blue
-from vardax.minimisers.recording import default_tolerance
 from vardax.minimisers.problem import ControlSpaceProblem
+from vardax.minimisers.recording import default_tolerance
 from vardax.types import Analysis
 
 __all__ = ["solve_blue_problem"]

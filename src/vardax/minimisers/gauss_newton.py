@@ -18,7 +18,6 @@ Tshimanga, J., Gratton, S., Weaver, A. and Sartenaer, A. (2008). Limited-memory 
 incremental four-dimensional variational data assimilation. QJRMS 134, 751-769.
 """
 
-import abc
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -50,6 +49,10 @@ __all__ = [
     "LanczosCG",
     "Simplification",
 ]
+
+
+WITHIN = 0.1
+"""An inner solve goes on to this fraction of the gradient norm that `tol` asks for, where `cg_atol` is above it."""
 
 
 class AbstractInnerSolver(eqx.Module):
@@ -107,7 +110,8 @@ class IncrementalConfig(eqx.Module):
     """How the incremental method iterates.
 
     - `n_outer`, `n_inner`: outer loops, and steps of the inner solver in each.
-    - `cg_rtol`, `cg_atol`: an inner solve stops where ‖b - A dchi‖ <= max(cg_atol, cg_rtol ‖b‖).
+    - `cg_rtol`, `cg_atol`: an inner solve stops where ‖b - A dchi‖ <= max(cg_atol, cg_rtol ‖b‖); `cg_atol` is lowered
+      to a tenth of the gradient norm that the method's `tol` asks for.
     - `cvt`: iterate on the control; False carries the pairs (dx, B⁻¹dx) and applies B instead of its square root.
     - `inner_solver`: `LanczosCG()` or `DualCG()`.
     - `precondition_from_previous`: converged Ritz pairs of the earlier outer loops precondition the next.
@@ -227,10 +231,11 @@ class GaussNewtonKrylov(optx.AbstractMinimiser):
         y, aux, gradient = choose((state.trial, terms, gradient), (y, state.aux, state.f_info.grad))
         n_outer = state.n_outer + (accept & ~at_start).astype(state.n_outer.dtype)
         tol = default_tolerance(terms.total.dtype) if self.tol is None else self.tol
-        met = norm <= tol * jnp.maximum(1.0, first_norm)
+        small = tol * jnp.maximum(1.0, first_norm)
+        met = norm <= small
         more = accept & ~met & (n_outer < self.config.n_outer)
         limit = jnp.where(more, self.config.n_inner, 0)
-        direction, krylov, known = self._increment(problem, state, y, gradient, products, limit, n_outer)
+        direction, krylov, known = self._increment(problem, state, y, gradient, products, limit, n_outer, small)
         direction = choose(direction, state.direction)
         length = jnp.where(accept, 1.0, self.config.globalisation.factor * state.length)
         moved = jax.tree.map(lambda c, d: c + length.astype(c.dtype) * d, y, direction)
@@ -278,15 +283,17 @@ class GaussNewtonKrylov(optx.AbstractMinimiser):
         products: tuple[Callable, Callable],
         limit: Array,
         n_outer: Array,
+        small: Array,
     ) -> tuple[PyTree[Array], KrylovRecord, tuple[RitzPairs, ...]]:
-        """dchi, what the inner solver saw, and the Ritz pairs known after it."""
+        """dchi, what the inner solver saw, and the Ritz pairs known after it. `small` is the gradient norm to reach."""
         config = self.config
         b = jax.tree.map(jnp.negative, gradient)
         inner = problem
         if config.inner_forward is not None:
             inner = _simplified(problem, config)
             products = _linearise(inner, control)[2]
-        options = {"rtol": config.cg_rtol, "atol": config.cg_atol, "steps": config.n_inner, "limit": limit}
+        atol = jnp.minimum(config.cg_atol, WITHIN * small)
+        options = {"rtol": config.cg_rtol, "atol": atol, "steps": config.n_inner, "limit": limit}
         options |= {"reorthogonalise": config.inner_solver.reorthogonalise}
         if not config.precondition_from_previous:
             space = _vectors(config, inner, control, b, *products)
@@ -326,7 +333,11 @@ def _chain(known: tuple[RitzPairs, ...]) -> tuple[Callable, Callable]:
 
 def _simplified(problem: ControlSpaceProblem, config: IncrementalConfig) -> ControlSpaceProblem:
     """The problem with the model of the increments."""
-    maps = (None, None) if config.simplification is None else (config.simplification.to_inner, config.simplification.to_state)
+    maps = (
+        (None, None)
+        if config.simplification is None
+        else (config.simplification.to_inner, config.simplification.to_state)
+    )
     window = InnerWindow.of(problem.observe, config.inner_forward, *maps)
     return eqx.tree_at(lambda p: p.observe, problem, window)
 

@@ -100,7 +100,7 @@ class ControlVectors(AbstractVectors):
         return basis
 
 
-class Coefficients(NamedTuple):
+class _Coefficients(NamedTuple):
     """v = along b + Mᵀ weights, and image = M v."""
 
     along: Array
@@ -125,27 +125,27 @@ class ImageVectors(AbstractVectors):
     def of(cls, b: PyTree[Array], M: Callable, MT: Callable, weigh: Callable) -> "ImageVectors":
         return cls(b, M, MT, weigh, M(b), tree_dot(b, b))
 
-    def right_hand_side(self) -> Coefficients:
+    def right_hand_side(self) -> _Coefficients:
         zero = jax.tree.map(jnp.zeros_like, self.b_image)
-        return Coefficients(jnp.ones_like(self.b_square), zero, self.b_image)
+        return _Coefficients(jnp.ones_like(self.b_square), zero, self.b_image)
 
-    def curve(self, v: Coefficients) -> Coefficients:
+    def curve(self, v: _Coefficients) -> _Coefficients:
         return v._replace(weights=jax.tree.map(jnp.add, v.weights, self.weigh(v.image)))
 
-    def step(self, r: Coefficients, length: Array, curved: Coefficients) -> Coefficients:
+    def step(self, r: _Coefficients, length: Array, curved: _Coefficients) -> _Coefficients:
         moved = _plus(r, -length, curved)
         image = self.M(self.MT(moved.weights))
         return moved._replace(image=_plus(image, moved.along, self.b_image))
 
-    def dot(self, u: Coefficients, v: Coefficients) -> Float[Array, ""]:
+    def dot(self, u: _Coefficients, v: _Coefficients) -> Float[Array, ""]:
         dtype = self.b_square.dtype
         with_b = v.along * self.b_square + tree_dot(self.b_image, v.weights).astype(dtype)
         return u.along * with_b + tree_dot(u.weights, v.image).astype(dtype)
 
-    def control(self, v: Coefficients) -> PyTree[Array]:
+    def control(self, v: _Coefficients) -> PyTree[Array]:
         return _plus(self.MT(v.weights), v.along, self.b)
 
-    def stacked_controls(self, basis: Coefficients) -> None:
+    def stacked_controls(self, basis: _Coefficients) -> None:
         return None
 
 
@@ -206,7 +206,7 @@ def conjugate_gradients(
     steps: int,
     limit: Array,
     rtol: float,
-    atol: float,
+    atol: float | Array,
     reorthogonalise: bool,
 ) -> tuple[PyTree[Array], KrylovRecord]:
     """dchi after at most `limit` <= `steps` iterations from zero, until ‖b - A dchi‖ <= max(atol, rtol ‖b‖).

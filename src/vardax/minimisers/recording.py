@@ -28,7 +28,15 @@ from vardax.minimisers.lbfgs import ROUNDING
 from vardax.minimisers.problem import tree_norm
 from vardax.types import CostTerms, History
 
-__all__ = ["IDLE_STEPS", "Record", "RecordingSolver", "default_tolerance", "least_squares_residual", "reusable", "scalar_cost"]
+__all__ = [
+    "IDLE_STEPS",
+    "Record",
+    "RecordingSolver",
+    "default_tolerance",
+    "least_squares_residual",
+    "reusable",
+    "scalar_cost",
+]
 
 IDLE_STEPS = 40
 """A line search halves its step at each rejected trial: after this many it is below every rounding error."""

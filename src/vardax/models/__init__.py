@@ -1,12 +1,14 @@
 """The methods: siblings that solve the same problem and swap in one line.
 
 `OptimalInterpolation` (linear operator, closed form), `ThreeDVar` (any operator, one time), `StrongFourDVar` (a window
-under a model), `IncrementalFourDVar` (the same by outer and inner loops, set by `IncrementalConfig`). Each has `model(batch)`, `analyse`, `analyse_one`, `iterate`, `posterior`, `with_`, `as_analysis_step`.
-`AbstractAnalysisMethod` is what a method subclasses, `MethodAnalysisStep` a method as the update of a cycle.
+under a model), `IncrementalFourDVar` (the same by outer and inner loops, set by `IncrementalConfig`). Each has
+`model(batch)`, `analyse`, `analyse_one`, `iterate`, `posterior`, `with_`, `as_analysis_step`. `AbstractAnalysisMethod`
+is what a method subclasses, `MethodAnalysisStep` a method as the update of a cycle.
 """
 
+from vardax.minimisers.gauss_newton import IncrementalConfig
 from vardax.models.analysis_step import MethodAnalysisStep
-from vardax.models.incremental_fourdvar import IncrementalConfig, IncrementalFourDVar
+from vardax.models.incremental_fourdvar import IncrementalFourDVar
 from vardax.models.method import AbstractAnalysisMethod
 from vardax.models.optimal_interpolation import OptimalInterpolation
 from vardax.models.strong_fourdvar import StrongFourDVar

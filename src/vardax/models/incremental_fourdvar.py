@@ -7,9 +7,9 @@ The problem is that of `StrongFourDVar` and so is its minimum; each outer loop r
 its tangent-linear and adjoint.
 
 **Assumes** what strong 4DVar assumes, and that the model is linear enough over an increment for Gauss-Newton.
-**Use it** where few model runs are affordable, or many controls: the operational form of 4DVar. `config` sets the number of
-loops (`n_outer`, `n_inner`), the inner solver (`LanczosCG()`, or `DualCG()` for few observations and a long control), a
-coarser or simplified model for the increments, and preconditioning by earlier loops.
+**Use it** where few model runs are affordable, or many controls: the operational form of 4DVar. `config` sets the
+number of loops (`n_outer`, `n_inner`), the inner solver (`LanczosCG()`, or `DualCG()` for few observations and a long
+control), a coarser or simplified model for the increments, and preconditioning by earlier loops.
 **Not for** a cost with several minima between the background and the truth: shorten the window, or lengthen it step by
 step with `first_guess`.
 
@@ -33,7 +33,7 @@ from vardax.models.boundary import as_obs_covariance, as_prior_covariance, as_st
 from vardax.models.method import AbstractAnalysisMethod
 from vardax.types import Analysis
 
-__all__ = ["IncrementalConfig", "IncrementalFourDVar"]
+__all__ = ["IncrementalFourDVar"]
 
 
 class IncrementalFourDVar(AbstractAnalysisMethod):
