@@ -12,7 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from vardax.covariances.diagonal import DiagonalCovariance
 from vardax.covariances.functions import diagonal, restrict
@@ -160,18 +160,30 @@ def _from_points(points: Sequence[Observations], window: bool, owner: str) -> Ob
 
 def locate(samples: ObservedSamples, obs_op: Any) -> ObservedSamples:
     """Bind an operator that reads positions to those of each sample, once per analysis; mask what it cannot see."""
-    if not hasattr(obs_op, "at"):
-        return samples
     operator = obs_op
-    if samples.points is not None:
+    if samples.points is not None and hasattr(obs_op, "at"):
         operator = jax.vmap(lambda p: obs_op.at(jax.tree.map(lambda a: a[0], p)))(samples.points)
         samples = eqx.tree_at(lambda s: s.operator, samples, operator, is_leaf=lambda x: x is None)
-    if getattr(operator, "mask", None) is None:
+    seen = _seen_by(operator, samples)
+    if seen is None:
         return samples
-    seen = operator.mask.astype(samples.mask.dtype)
-    seen = jnp.broadcast_to(seen[:, None] if samples.points is not None else seen, samples.mask.shape)
-    masked = (jnp.where(seen != 0, samples.value, jnp.zeros_like(samples.value)), samples.mask * seen)
+    masked = (
+        jnp.where(seen, samples.value, jnp.zeros_like(samples.value)),
+        samples.mask * seen.astype(samples.mask.dtype),
+    )
     return eqx.tree_at(lambda s: (s.value, s.mask), samples, masked)
+
+
+def _seen_by(operator: Any, samples: ObservedSamples) -> Bool[Array, "B E ..."] | None:
+    """The mask of an operator, with a sample axis where it is bound; None where it has none that fits what it makes."""
+    mask, shape = getattr(operator, "mask", None), samples.mask.shape
+    if mask is None:
+        return None
+    mask, n = jnp.asarray(mask), 0 if samples.operator is None else 1
+    own = mask.shape[n:]
+    if shape[len(shape) - len(own) :] != own:
+        return None
+    return jnp.broadcast_to(mask.reshape(*mask.shape[:n], *(1,) * (len(shape) - n - len(own)), *own) != 0, shape)
 
 
 def _same_count(points: Observations, n_instruments: int) -> Observations:

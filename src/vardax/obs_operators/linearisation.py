@@ -134,13 +134,16 @@ def is_linear(obs_op: Any, state_structure: PyTree[Any] | None = None) -> bool:
     and three axes until one is accepted, so give it where the operator depends on the shape of the state. A defect
     counts when it is beyond sqrt(eps) of the terms, so a departure from linearity below 1.5e-8 (float64) or 3e-4
     (float32) of H itself passes. Under tracing, arrays of the operator are replaced by random ones; where values are
-    hidden in a closure nothing can be decided, and the answer is True.
+    hidden in a closure nothing can be decided, and the answer is True. An operator made of others, which may still wait
+    for positions, answers part by part (`linear_on`).
 
     >>> is_linear(jnp.tanh, jnp.zeros(3)), is_linear(lambda x: 2 * x + 1, jnp.zeros(3))
     (False, True)
     """
     if isinstance(obs_op, lx.AbstractLinearOperator) or getattr(obs_op, "linear_by_construction", False):
         return True
+    if state_structure is not None and hasattr(obs_op, "linear_on"):
+        return obs_op.linear_on(structure_of(state_structure))
     try:
         with jax.ensure_compile_time_eval(), jax.default_matmul_precision("highest"):
             operator = _with_concrete_arrays(obs_op)
