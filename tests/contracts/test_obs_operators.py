@@ -11,13 +11,20 @@ import numpy as np
 import pytest
 
 import vardax.obs_operators
+from vardax.covariances import DenseCovariance, DiagonalCovariance
 from vardax.obs_operators import (
+    AveragingKernel,
     CallableObs,
+    ColumnRetrieval,
+    CompositeObs,
+    InstrumentSpec,
     InterpObs,
     LinearObs,
     MaskedIdentity,
     ModuleLinearOperator,
+    MultiInstrumentFusion,
     PointObs,
+    RetrievalKernel,
     interp_obs_from_coords,
     is_linear,
 )
@@ -65,6 +72,69 @@ def observed_points(dtype):
 
 def nonlinear(state):
     return jnp.log(1 + state["u"] ** 2)[::2] * jnp.sum(state["v"])
+
+
+def profiles(p, levels, dtype, seed=2):
+    """A kernel and an a priori for each of p profiles; the kernel of profile 1 has a gap."""
+    kernels = 0.5 * np.eye(levels) + 0.1 * noise((p, levels, levels), seed)
+    kernels[1, 0, 2] = np.nan
+    return array(kernels, dtype), array(noise((p, levels), seed + 1), dtype)
+
+
+def column_parts(p, layers, dtype, seed=3):
+    """kernel, a priori, weights and boundaries of p soundings; sounding 2 has a gap."""
+    rng = np.random.default_rng(seed)
+    parts = {
+        "kernel": rng.uniform(0.2, 1.2, (p, layers)),
+        "prior": rng.standard_normal((p, layers)),
+        "weights": rng.dirichlet(np.ones(layers), p),
+        "levels": 1000.0 * (1 - np.arange(layers + 1) / layers) + rng.uniform(0, 30, (p, 1)),
+    }
+    parts["kernel"][2, 1] = np.nan
+    return {name: array(part, dtype) for name, part in parts.items()}
+
+
+def columns(state_shape, p=5, layers=4, **options):
+    """Columns of a state (K, *horizontal) whose boundaries depend on the place."""
+
+    def recipe(dtype):
+        K, horizontal = state_shape[0], state_shape[1:]
+        surface = 1000.0 + 20 * noise(horizontal)
+        levels = array(np.linspace(0.0, 1.0, K + 1).reshape(-1, *(1,) * len(horizontal)) * surface, dtype)
+        interp = InterpObs([axis(n, dtype) for n in horizontal], outside="mask")
+        interp = interp.at(positions(horizontal, p, dtype).at[0, 0].set(-5.0))
+        parts = column_parts(p, layers, dtype)
+        return ColumnRetrieval(**parts, interp=interp, model_levels=levels, **options), array(noise(state_shape), dtype)
+
+    return recipe
+
+
+def scattered(dtype):
+    """Stations and columns in one list, with entries that do not count."""
+    grid = [axis(5, dtype), axis(4, dtype)]
+    stations = CompositeObs(lambda state: state[0], InterpObs(grid), jnp.exp)
+    satellite = ColumnRetrieval(interp=InterpObs(grid, outside="mask"), model_levels=array([0.0, 400.0, 1000.0], dtype))
+    fusion = MultiInstrumentFusion(
+        [InstrumentSpec(stations, instrument_id="a"), InstrumentSpec(satellite, None, None, "b")]
+    )
+    near = Observations(array(noise(3), dtype), 1.0, 0.0, positions((5, 4), 3, dtype), valid=[1, 0, 1])
+    far = Observations(array(noise(4), dtype), 1.0, 0.0, positions((5, 4), 4, dtype), aux=column_parts(4, 3, dtype))
+    joined = fusion.observations({"a": near, "b": far})
+    return fusion.to_observation_operator().at(joined), array(0.3 * noise((2, 5, 4)), dtype)
+
+
+def fused(second, second_error, mask=None):
+    """An instrument with a matrix and correlated errors, and a second one."""
+
+    def recipe(dtype):
+        root = noise((3, 3), 5)
+        R = DenseCovariance(array(root @ root.T + np.eye(3), dtype))
+        first = InstrumentSpec(LinearObs(array(noise((3, 8), 6), dtype)), [1, 0, 1], R, "z first")
+        other = InstrumentSpec(second, mask, DiagonalCovariance(array(second_error, dtype)), "a second")
+        fusion = MultiInstrumentFusion([first, other], weights={"z first": 0.5})
+        return fusion.to_observation_operator(), array(noise(8), dtype)
+
+    return recipe
 
 
 # (operator, state) of each exported class, by name.
@@ -126,6 +196,55 @@ RECIPES = {
         ),
         "scalar": lambda dtype: (CallableObs(lambda x: jnp.sqrt(jnp.sum(x**2))), array(1 + noise(4) ** 2, dtype)),
     },
+    "AveragingKernel": {
+        "matrix": lambda dtype: (
+            AveragingKernel(noise((3, 6)), noise(6, 1), [1, 1, 0.5, 0, 1, 1]),
+            array(noise(6), dtype),
+        ),
+        "field": lambda dtype: (
+            AveragingKernel(array(noise((2, 3, 4)), dtype), array(noise(4), dtype), 0.7),
+            array(noise((3, 4)), dtype),
+        ),
+        "lineax": lambda dtype: (
+            AveragingKernel(lx.MatrixLinearOperator(array(noise((4, 6)), dtype)), 0.0),
+            array(noise(6), dtype),
+        ),
+    },
+    "RetrievalKernel": {
+        "profile": lambda dtype: (RetrievalKernel(0.2 * noise((6, 6)), noise(6, 1)), array(noise(6), dtype)),
+        "profiles": lambda dtype: (RetrievalKernel(*profiles(5, 4, dtype)), array(noise((5, 4)), dtype)),
+        "matrix on a field": lambda dtype: (RetrievalKernel(noise((12, 12)), 1.0), array(noise((3, 4)), dtype)),
+    },
+    "ColumnRetrieval": {
+        "surface-following layers": columns((6, 5, 4)),
+        "the a priori beyond the model": columns((3, 7), outside="prior"),
+        "masked beyond the model": columns((3, 7), outside="mask"),
+        "by number": lambda dtype: (
+            ColumnRetrieval(**column_parts(4, 3, dtype), interp=jnp.array([5, 0, 2, 2])),
+            array(noise((3, 2, 3)), dtype),
+        ),
+        "all columns": lambda dtype: (ColumnRetrieval(**column_parts(4, 3, dtype)), array(noise((3, 4)), dtype)),
+    },
+    "CompositeObs": {
+        "sampled and averaged": lambda dtype: (
+            CompositeObs(bound((8, 5), 6)(dtype)[0], AveragingKernel(array(noise((2, 6)), dtype), 1.0, 0.5)),
+            array(noise((8, 5)), dtype),
+        ),
+        "nonlinear after gaps": lambda dtype: (
+            CompositeObs(jnp.square, observed_points(dtype)[0], jnp.log),
+            array(1 + noise((9, 7)) ** 2, dtype),
+        ),
+        "of a pytree": lambda dtype: (
+            CompositeObs(lambda state: state["u"], PointObs([1, 1, 4]), jnp.sin),
+            {"u": array(noise(5), dtype), "v": array(noise(2), dtype)},
+        ),
+    },
+    "FusedObs": {
+        "linear": fused(PointObs(np.array([[1, 7], [2, 2]])), np.full((2, 2), 0.5)),
+        "nonlinear": fused(CallableObs(lambda x: jnp.sin(x[:4])), np.full(4, 0.5), [0, 1, 1, 1]),
+        "an empty instrument": fused(PointObs(np.array([], int)), np.zeros(0)),
+    },
+    "ScatteredObs": {"stations and columns": scattered},
 }
 
 EXAMPLES = [
@@ -134,9 +253,15 @@ EXAMPLES = [
 
 
 def test_every_exported_class_has_examples():
-    operators = {cls.__name__ for cls in CLASSES if not issubclass(cls, lx.AbstractLinearOperator)}
+    operators = {cls.__name__ for cls in CLASSES if hasattr(cls, "linearize")}
     assert operators == set(RECIPES)
-    assert {cls.__name__ for cls in CLASSES} - operators == {"ModuleLinearOperator"}
+    assert {cls.__name__ for cls in CLASSES} - operators == {
+        "InstrumentErrors",  # a covariance
+        "InstrumentRegistry",  # what a fusion is made of
+        "InstrumentSpec",
+        "ModuleLinearOperator",  # what `linearize` returns
+        "MultiInstrumentFusion",  # `.to_observation_operator()` is one
+    }
 
 
 def test_the_operator_of_a_linear_module_has_an_exact_transpose():
