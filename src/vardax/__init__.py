@@ -31,11 +31,19 @@ if TYPE_CHECKING:
     from vardax.cycle import DACycle, DAState, SmootherCycle, VarDACycle, VarSmootherCycle
     from vardax.models import IncrementalConfig, IncrementalFourDVar, OptimalInterpolation, StrongFourDVar, ThreeDVar
     from vardax.obs_operators import (
+        AveragingKernel,
         CallableObs,
+        ColumnRetrieval,
+        CompositeObs,
+        InstrumentRegistry,
+        InstrumentSpec,
         InterpObs,
         LinearObs,
         MaskedIdentity,
+        MultiInstrumentFusion,
         PointObs,
+        RetrievalKernel,
+        averaging_kernel_from_l2,
         interp_obs_from_coords,
         is_linear,
     )
@@ -81,11 +89,14 @@ __all__ = [
     "AbstractAdjoint",
     "Analysis",
     "AnalysisStep",
+    "AveragingKernel",
     "Batch1D",
     "Batch2D",
     "Batch2DMultivar",
     "Batch3D",
     "CallableObs",
+    "ColumnRetrieval",
+    "CompositeObs",
     "ConvergenceError",
     "ConvergenceWarning",
     "CostFunction",
@@ -97,6 +108,8 @@ __all__ = [
     "ImplicitAdjoint",
     "IncrementalConfig",
     "IncrementalFourDVar",
+    "InstrumentRegistry",
+    "InstrumentSpec",
     "InterpObs",
     "LaplaceCovariance",
     "LatentForwardModel",
@@ -104,6 +117,7 @@ __all__ = [
     "LinearObs",
     "MaskedIdentity",
     "Minimiser",
+    "MultiInstrumentFusion",
     "ObservationOperator",
     "Observations",
     "OptimalInterpolation",
@@ -113,6 +127,7 @@ __all__ = [
     "Prior",
     "RecursiveCheckpointAdjoint",
     "ReducedBasis",
+    "RetrievalKernel",
     "SmootherCycle",
     "Status",
     "StrongFourDVar",
@@ -121,6 +136,7 @@ __all__ = [
     "VarDACycle",
     "VarSmootherCycle",
     "adjoint_test",
+    "averaging_kernel_from_l2",
     "covariance_test",
     "forward_model_test",
     "gradient_test",
@@ -134,7 +150,11 @@ _HOMES = {
     "adjoints": "AbstractAdjoint ImplicitAdjoint RecursiveCheckpointAdjoint",
     "cycle": "DACycle DAState SmootherCycle VarDACycle VarSmootherCycle",
     "models": "IncrementalConfig IncrementalFourDVar OptimalInterpolation StrongFourDVar ThreeDVar",
-    "obs_operators": "CallableObs InterpObs LinearObs MaskedIdentity PointObs interp_obs_from_coords is_linear",
+    "obs_operators": """
+        AveragingKernel CallableObs ColumnRetrieval CompositeObs InstrumentRegistry InstrumentSpec InterpObs LinearObs
+        MaskedIdentity MultiInstrumentFusion PointObs RetrievalKernel averaging_kernel_from_l2 interp_obs_from_coords
+        is_linear
+    """,
     "posterior": "LaplaceCovariance Posterior",
     "protocols": """
         AnalysisStep CostFunction ForwardModel GradModulator LatentForwardModel LatentMap Minimiser

@@ -120,10 +120,6 @@ TO_COME = {
         DiffusionCovariance Exact Randomised KroneckerCovariance LowRankCovariance LocalizedEnsembleCovariance
         HybridCovariance ScaledCovariance BalancedCovariance gaspari_cohn nmc_covariance fit_matern
     """,
-    "obs_operators": """
-        AveragingKernel CompositeObs InstrumentSpec InstrumentRegistry MultiInstrumentFusion RetrievalKernel
-        ColumnRetrieval averaging_kernel_from_l2
-    """,
     "dynamics": """
         ExternalForward DiffraxForward NeuralForward SoftBoundedForward
         Lorenz63 TwoLevelLorenz96 AdvectionDiffusion1D ShallowWater2D QuasiGeostrophic2D GaussianPlume
