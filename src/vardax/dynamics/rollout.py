@@ -2,8 +2,9 @@
 
     x_0 given,   x_{k+1} = M_k(x_k),   k = 0 .. K - 1
 
-`rollout` stacks x_0 .. x_K on a leading axis. It is a plain `lax.scan`, never a custom derivative rule, so tangents
-(jvp), adjoints (vjp), Hessian-vector and Gauss-Newton products all work through it, also under `vmap`.
+`rollout` stacks x_0 .. x_K on a leading axis. It is a plain `lax.scan`, without a custom derivative rule (but for
+`BacksolveAdjoint`), so tangents (jvp), adjoints (vjp), Hessian-vector and Gauss-Newton products all work through it,
+also under `vmap`.
 
 What differs is memory. The adjoint of step k needs the state x_k (and the intermediate values of the step), which are
 either kept or computed again. The `forward_adjoint` slot chooses, recognised by name (`forward_memory`):
@@ -14,6 +15,8 @@ either kept or computed again. The `forward_adjoint` slot chooses, recognised by
 - `RecursiveCheckpointAdjoint()`: keeps everything while that is estimated to fit `KEEP_BUDGET_BYTES`, and takes
   k = sqrt(K) beyond. `rollout_memory` says which of the two it is.
 - `ForwardMode()`: a plain scan; for jvp, which keeps nothing anyway.
+- `BacksolveAdjoint()`: keeps the trajectory only and integrates the adjoint equation backwards, for models that offer
+  `vector_field(t, x, args)`. Gradients only, no tangents (see `backsolve`).
 
 The estimate is K times the bytes of the residuals of one linearised step, read off an abstract trace. It is per
 sample: a batch under `vmap` keeps that much for each member.
@@ -24,12 +27,15 @@ import math
 from collections.abc import Callable
 from typing import Any, SupportsIndex
 
+import diffrax as dfx
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, ArrayLike, PyTree
 
+from vardax.dynamics.backsolve import Backwards, backsolved, backwards_of
+from vardax.dynamics.diffrax_forward import DiffraxForward
 from vardax.dynamics.stepping import StepConvention, in_state_dtype, step_convention
 from vardax.types import is_traced
 
@@ -37,6 +43,8 @@ __all__ = [
     "KEEP_BUDGET_BYTES",
     "Rematerialise",
     "StoreLinearisation",
+    "as_forward",
+    "check_tangents",
     "forward_memory",
     "rollout",
     "rollout_memory",
@@ -65,18 +73,22 @@ class Rematerialise:
 
 
 _REFUSED = {
-    "BacksolveAdjoint": "it integrates a vector field backwards in time, and a discrete step has none",
     "ImplicitAdjoint": "it differentiates a steady state or a converged solve, not a trajectory",
     "KStepAdjoint": "it truncates the iterations of an inner solver, not a trajectory: use it as `minimiser_adjoint`",
     "OneStepAdjoint": "it truncates the iterations of an inner solver, not a trajectory: use it as `minimiser_adjoint`",
     "TruncatedAdjoint": "it truncates the iterations of an inner solver, not a trajectory: use it as "
     "`minimiser_adjoint`",
 }
-_ACCEPTED = "RecursiveCheckpointAdjoint(checkpoints=None), DirectAdjoint() or ForwardMode()"
+_ACCEPTED = (
+    "RecursiveCheckpointAdjoint(checkpoints=None), DirectAdjoint(), ForwardMode(), or BacksolveAdjoint() for a model "
+    "with a vector field"
+)
 
 
-def forward_memory(forward_adjoint: Any) -> StoreLinearisation | Rematerialise:
+def forward_memory(forward_adjoint: Any, forward: Any = None) -> StoreLinearisation | Rematerialise | Backwards:
     """What a `forward_adjoint` slot asks to keep, recognised by class name whichever package it is from.
+
+    `forward` is the model, for adjoints that not every model can have.
 
     >>> forward_memory(optx.RecursiveCheckpointAdjoint(checkpoints=4))
     Rematerialise(checkpoints=4)
@@ -89,11 +101,61 @@ def forward_memory(forward_adjoint: Any) -> StoreLinearisation | Rematerialise:
         return StoreLinearisation()
     if name == "RecursiveCheckpointAdjoint":
         return Rematerialise(_checked_checkpoints(getattr(forward_adjoint, "checkpoints", None)))
+    if name == "BacksolveAdjoint":
+        _check_vector_field(forward)
+        return backwards_of(forward_adjoint)
     if name in _REFUSED:
         raise ValueError(
             f"`forward_adjoint` is {name}, which does not apply to a rollout: {_REFUSED[name]}. Expected {_ACCEPTED}."
         )
     raise ValueError(f"Unrecognised adjoint spec {name!r} as `forward_adjoint`; expected {_ACCEPTED}.")
+
+
+def _check_vector_field(forward: Any) -> None:
+    if not callable(getattr(forward, "vector_field", None)):
+        raise ValueError(
+            "`forward_adjoint` is BacksolveAdjoint, which does not apply to this rollout: it integrates a vector field "
+            f"backwards in time, and a discrete step has none. {type(forward).__name__} offers no "
+            "`vector_field(t, x, args)`; make the model a DiffraxForward(vector_field, dt), or take "
+            "RecursiveCheckpointAdjoint()."
+        )
+
+
+def check_tangents(forward: Any, forward_adjoint: Any, user: str) -> None:
+    """Refuse, by name, a model run that can only be differentiated one way where `user` needs its tangent and adjoint.
+
+    >>> check_tangents(None, optx.RecursiveCheckpointAdjoint(), "GaussNewton")
+    """
+    if type(forward_adjoint).__name__ == "BacksolveAdjoint":
+        raise ValueError(
+            f"`forward_adjoint` is BacksolveAdjoint, which has no tangent-linear model: {user} needs one. Take "
+            "RecursiveCheckpointAdjoint(checkpoints) for little memory, or a minimiser that needs gradients only, such "
+            "as the default L-BFGS."
+        )
+    check_reverse(forward, user)
+
+
+def check_reverse(forward: Any, user: str) -> None:
+    """Refuse a model that was made for jvp only where `user` needs its adjoint."""
+    constant = isinstance(getattr(forward, "stepsize_controller", None), dfx.ConstantStepSize)
+    if isinstance(forward, DiffraxForward) and type(forward.adjoint).__name__ == "ForwardMode" and not constant:
+        raise ValueError(
+            f"`forward` is a DiffraxForward with adaptive steps and adjoint=ForwardMode(), which has no adjoint: {user} "
+            "needs one. Make it with adjoint=DirectAdjoint()."
+        )
+
+
+def as_forward(forward: Any) -> Any:
+    """A model that `rollout` can step: `forward` itself, or its vector field stepped by Tsit5."""
+    has_dt = hasattr(forward, "dt")
+    if has_dt and not hasattr(forward, "step") and callable(getattr(forward, "vector_field", None)):
+        return DiffraxForward(forward.vector_field, forward.dt, args=getattr(forward, "args", None))
+    if has_dt and hasattr(forward, "step"):
+        return forward
+    raise TypeError(
+        f"`forward` is a {type(forward).__name__}, expected a model with `step(state, dt)` and `dt`; "
+        "wrap a step function in DiscreteForward(step_fn, dt), a vector field in DiffraxForward(vector_field, dt)."
+    )
 
 
 def rollout(
@@ -104,10 +166,12 @@ def rollout(
     forward_adjoint: Any = optx.RecursiveCheckpointAdjoint(),  # noqa: B008  (an immutable value)
     t0: ArrayLike = 0.0,
     n_substeps: SupportsIndex = 1,
+    increments: PyTree[Array] | None = None,
 ) -> PyTree[Array]:
     """The states after 0, 1, .. `n_steps` observation intervals, stacked on a leading axis.
 
-    An interval is `n_substeps` steps of `forward.dt`. A model whose `step` takes `t`, `t0` or `t0, t1` gets
+    An interval is `n_substeps` steps of `forward.dt`. `increments` (n_steps, *state) are added to the state at the end
+    of each interval: model errors. A model whose `step` takes `t`, `t0` or `t0, t1` gets
     t0 + k dt at its internal step k. `x0` is an array or a pytree of arrays; so is the result, in the same dtypes.
 
     >>> class Doubling:
@@ -121,9 +185,11 @@ def rollout(
     """
     run = _Run.checked(forward, x0, n_steps, n_substeps, t0)
     block = run.block_length(forward_memory(forward_adjoint))
+    if increments is not None:
+        _check_increments(increments, run.x0, run.n_steps)
     # A foreign object may change between calls, which a compilation keyed on its identity would not notice.
     trajectory = _compiled_trajectory if isinstance(forward, eqx.Module) else _trajectory
-    return trajectory(forward, run.x0, run.t0, run.convention, run.n_steps, run.n_substeps, block)
+    return trajectory(forward, run.x0, run.t0, increments, run.convention, run.n_steps, run.n_substeps, block)
 
 
 def rollout_memory(
@@ -145,7 +211,11 @@ def rollout_memory(
     """
     x0 = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), x0)
     run = _Run.checked(forward, x0, n_steps, n_substeps, 0.0)
-    block = run.block_length(forward_memory(forward_adjoint))
+    memory = forward_memory(forward_adjoint, run.forward)
+    if isinstance(memory, Backwards):
+        kept = (run.n_steps + 1) * _bytes(run.x0) / 2**20
+        return f"integrates the adjoint backwards: keeps the {run.n_steps + 1} entries ({kept:.3g} MiB)"
+    block = run.block_length(memory)
     if block is None:
         return f"keeps the linearisation of all {run.n_internal} steps (about {run.kept_bytes() / 2**20:.3g} MiB)"
     starts, steps = -(-run.n_steps // block), block * run.n_substeps
@@ -165,11 +235,7 @@ class _Run:
 
     @classmethod
     def checked(cls, forward: Any, x0: PyTree[Any], n_steps: Any, n_substeps: Any, t0: Any) -> "_Run":
-        if not (hasattr(forward, "step") and hasattr(forward, "dt")):
-            raise TypeError(
-                f"`forward` is a {type(forward).__name__}, expected a model with `step(state, dt)` and `dt`; "
-                "wrap a step function in DiscreteForward(step_fn, dt)."
-            )
+        forward = as_forward(forward)
         _check_count("n_steps", n_steps, 0)
         _check_count("n_substeps", n_substeps, 1)
         x0 = jax.tree.map(lambda leaf: leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jnp.asarray(leaf), x0)
@@ -217,45 +283,53 @@ def _trajectory(
     forward: Any,
     x0: PyTree[Array],
     t0: Any,
+    increments: PyTree[Array] | None,
     convention: StepConvention,
     n_steps: int,
     n_substeps: int,
-    block: int | None,
+    block: int | Backwards | None,
 ) -> PyTree[Array]:
-    """The stacked states; `block` as from `_Run.block_length`."""
+    """The stacked states; `block` as from `_Run.block_length`, or how to integrate the adjoint."""
+    if isinstance(block, Backwards):
+        stepped = lambda model, x, t: _trajectory(model, x, t, convention, n_steps, n_substeps, None)  # noqa: E731
+        return backsolved(stepped, forward, x0, t0, n_steps=n_steps, n_substeps=n_substeps, backwards=block)
     run = _Run(forward, convention, x0, n_steps, n_substeps, t0)
     internal_step = run.internal_step if block is None else jax.checkpoint(run.internal_step, prevent_cse=False)
 
-    def interval(carry: Any, _: None) -> tuple[Any, Any]:
+    def interval(carry: Any, increment: PyTree[Array] | None) -> tuple[Any, Any]:
         if n_substeps == 1:
-            carry = internal_step(carry)
+            state, k = internal_step(carry)
         else:
-            carry, _ = jax.lax.scan(lambda c, _: (internal_step(c), None), carry, None, length=n_substeps)
-        return carry, carry[0]
+            (state, k), _ = jax.lax.scan(lambda c, _: (internal_step(c), None), carry, None, length=n_substeps)
+        if increment is not None:
+            state = jax.tree.map(jnp.add, state, increment)
+        return (state, k), state
 
     start = (x0, jnp.asarray(0) if convention.takes_time else None)
     if block is None or block == 1:
-        _, later = jax.lax.scan(interval, start, None, length=n_steps)
+        _, later = jax.lax.scan(interval, start, increments, length=n_steps)
     else:
-        later = _scan_in_blocks(interval, start, n_steps, block)
+        later = _scan_in_blocks(interval, start, increments, n_steps, block)
     return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), x0, later)
 
 
 _compiled_trajectory = eqx.filter_jit(_trajectory)
 
 
-def _scan_in_blocks(body: Callable[..., Any], start: Any, length: int, block: int) -> PyTree[Array]:
-    """`lax.scan(body, start, length=length)[1]` in rematerialised blocks and a shorter last one."""
+def _scan_in_blocks(body: Callable[..., Any], start: Any, xs: PyTree[Array], length: int, block: int) -> PyTree[Array]:
+    """`lax.scan(body, start, xs, length=length)[1]` in rematerialised blocks and a shorter last one."""
     full, rest = divmod(length, block)
 
-    def inner(carry: Any, _: None = None, *, count: int = block) -> tuple[Any, Any]:
-        return jax.lax.scan(body, carry, None, length=count)
+    def inner(carry: Any, xs: PyTree[Array], *, count: int = block) -> tuple[Any, Any]:
+        return jax.lax.scan(body, carry, xs, length=count)
 
-    carry, nested = jax.lax.scan(jax.checkpoint(inner, prevent_cse=False), start, None, length=full)
+    in_blocks = jax.tree.map(lambda x: x[: full * block].reshape(full, block, *x.shape[1:]), xs)
+    carry, nested = jax.lax.scan(jax.checkpoint(inner, prevent_cse=False), start, in_blocks, length=full)
     head = jax.tree.map(lambda leaf: leaf.reshape(full * block, *leaf.shape[2:]), nested)
     if rest == 0:
         return head
-    _, tail = jax.checkpoint(lambda c: inner(c, count=rest))(carry)
+    last = jax.tree.map(lambda x: x[full * block :], xs)
+    _, tail = jax.checkpoint(lambda c, x: inner(c, x, count=rest))(carry, last)
     return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), head, tail)
 
 
@@ -280,6 +354,13 @@ def _check_count(name: str, count: Any, least: int) -> None:
         raise TypeError(f"`{name}` is {count!r}, expected an integer.")
     if count < least:
         raise ValueError(f"`{name}` is {count}, expected at least {least}.")
+
+
+def _check_increments(increments: PyTree[Any], x0: PyTree[Any], n_steps: int) -> None:
+    expected = jax.tree.map(lambda leaf: (n_steps, *leaf.shape), x0)
+    found = jax.tree.map(jnp.shape, increments)
+    if found != expected:
+        raise ValueError(f"`increments` has shape {found}, expected {expected}: one state for each interval.")
 
 
 def _checked_checkpoints(checkpoints: Any) -> int | None:

@@ -179,12 +179,12 @@ class KrylovRecord(eqx.Module):
         steps = self.diagonal.shape[0]
         index = jnp.arange(steps)
         inner = jnp.where(index[:-1] + 1 < self.n, self.off[:-1], 0.0)
-        used = jnp.where(index < self.n, self.diagonal, 1.0)
+        used = jnp.where(index < self.n, self.diagonal, 0.0)  # A >= I, so a value of 0 is none of A's
         values, S = jnp.linalg.eigh(jnp.diag(used) + jnp.diag(inner, 1) + jnp.diag(inner, -1))
         last = jnp.maximum(self.n - 1, 0)
         residual = jnp.abs(self.off[last] * S[last])
         vectors = _combine(S.T, jax.tree.map(lambda v: v[:steps], self.vectors))
-        return RitzPairs(values, vectors, (residual <= CONVERGED_PAIR * values) & (self.n > 0))
+        return RitzPairs(values, vectors, (residual <= CONVERGED_PAIR * values) & (values > 0.5))
 
 
 class _Iterate(NamedTuple):
