@@ -162,7 +162,7 @@ def locate(samples: ObservedSamples, obs_op: Any) -> ObservedSamples:
     """Bind an operator that reads positions to those of each sample, once per analysis; mask what it cannot see."""
     operator = obs_op
     if samples.points is not None and hasattr(obs_op, "at"):
-        operator = jax.vmap(lambda p: obs_op.at(jax.tree.map(lambda a: a[0], p)))(samples.points)
+        operator = eqx.filter_vmap(lambda p: obs_op.at(jax.tree.map(lambda a: a[0], p)))(samples.points)
         samples = eqx.tree_at(lambda s: s.operator, samples, operator, is_leaf=lambda x: x is None)
     seen = _seen_by(operator, samples)
     if seen is None:

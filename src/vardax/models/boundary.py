@@ -242,7 +242,7 @@ def assemble(
     n_samples = samples.value.shape[0]
     background = per_sample(mean, prior_cov_op.out_structure(), n_samples, "prior_mean / background", owner)
     dtype = np.result_type(samples.value.dtype, *(leaf.dtype for leaf in jax.tree.leaves(background)))
-    floating = lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.inexact) else a  # noqa: E731
+    floating = lambda a: a.astype(dtype) if eqx.is_inexact_array(a) else a  # noqa: E731
     samples = jax.tree.map(floating, samples)
     return BatchedProblem(
         background=jax.tree.map(floating, background),
