@@ -245,7 +245,7 @@ def conjugate_gradients(
             carried=jnp.where(sound, ratio / length, it.carried),
             basis=jax.tree.map(lambda v, leaf: v.at[it.n + 1].set(unit.astype(v.dtype) * leaf), it.basis, r),
             diagonal=write(it.diagonal, 1 / length + it.carried),
-            off=write(it.off, jnp.sqrt(ratio) / length),
+            off=write(it.off, -jnp.sqrt(ratio) / length),  # consecutive residuals point against A
             sound=sound,
         )
 
