@@ -100,7 +100,10 @@ def test_leading_axes_are_carried_along():
 
 
 def test_positions_outside_are_counted():
-    words = r"2 of 3 observations are outside the grid \[0, 2\], the first is number 1 at \(-3\); pass outside=\"mask\""
+    words = (
+        r"2 of 3 observations are outside the grid \[0, 2\], the first is number 1 at \(-3\); pass outside=\"mask\" or "
+        r"\"clamp\", or name the periodic axes"
+    )
     with pytest.raises(ValueError, match=words):
         interp_obs_from_coords([np.arange(3.0)], [[1.0], [-3.0], [9.0]])
 
@@ -209,6 +212,199 @@ def test_bad_arguments_are_named(arguments, words):
     given_ = {"grid_coords": [np.arange(4.0), np.array([0.0, 1.0, 4.0])]} | arguments
     with pytest.raises(ValueError, match=words):
         InterpObs(given_.pop("grid_coords"), **given_)
+
+
+# -- other conventions, land and curvilinear grids -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("first", "turn"), [(0.0, -360.0), (-180.0, 360.0)])
+def test_longitudes_may_come_in_another_convention(first, turn):
+    """-180 .. 180 against a grid from 0 to 360, and the other way round."""
+    longitude = first + np.arange(0.0, 360.0, 5.0)
+    field, position = jnp.cos(jnp.deg2rad(jnp.asarray(longitude))), first + np.array([3.0, 177.0, 182.0, 359.0])
+    grid = Grid([longitude], periodic=(0,))
+    own, other = (interp_obs_from_coords(grid, p[:, None])(field) for p in (position, position + turn))
+    np.testing.assert_allclose(own, other, atol=1e-5)
+    np.testing.assert_allclose(own, np.cos(np.deg2rad(position)), atol=2e-3)
+
+
+def test_a_regional_grid_wraps_without_closing():
+    longitude, state = np.arange(-10.0, 41.0, 10.0), jnp.arange(6.0)
+    H = interp_obs_from_coords([longitude], [[355.0], [-5.0], [35.0]], wrap={0: 360.0})
+    np.testing.assert_allclose(H(state), [0.5, 0.5, 4.5], rtol=1e-6)
+    with pytest.raises(ValueError, match=r"2 of 2 observations are outside the grid \[-10, 40\]"):
+        H.at(np.array([[180.0], [341.0]]))
+
+
+def coast():
+    """A 4 x 5 grid with an island of two cells; the field is NaN there, as a model file has it."""
+    mask = np.ones((4, 5), bool)
+    mask[1, 1:3] = False
+    field = np.where(mask, np.add.outer(10.0 * np.arange(4), np.arange(5.0)), np.nan)
+    return Grid([np.arange(4.0), np.arange(5.0)], mask=mask), jnp.asarray(field)
+
+
+def test_land_is_never_read():
+    grid, field = coast()
+    H = interp_obs_from_coords(grid, [[0.5, 0.5], [0.25, 1.5], [2.0, 1.0], [3.0, 3.5]])
+    corners = [[0.0, 1.0, 10.0], [1.0, 2.0], [21.0], [33.0, 34.0]]
+    weights = [[1, 1, 1], [1, 1], [1], [1, 1]]
+    expected = [np.average(values, weights=w) for values, w in zip(corners, weights, strict=True)]
+    np.testing.assert_allclose(H(field), expected, rtol=1e-6)
+    transposed = H.linearize(field).T.mv(jnp.ones(4))
+    assert not np.any(np.asarray(transposed)[~np.asarray(grid.mask)])
+    np.testing.assert_allclose(np.sum(transposed), 4.0, rtol=1e-6)
+
+
+def test_the_nearest_point_is_at_sea():
+    grid, field = coast()
+    H = interp_obs_from_coords(grid, [[0.9, 0.6], [1.1, 2.2], [3.0, 3.6]], order=0)
+    np.testing.assert_array_equal(H(field), [10.0, 13.0, 34.0])
+
+
+def test_a_position_without_a_corner_at_sea_is_outside():
+    grid, field = coast()
+    inland = [[1.0, 1.5], [2.5, 2.5], [9.0, 1.0]]
+    words = (
+        r"2 of 3 observations are outside the grid \[0, 3\] x \[0, 4\], the first is number 0 at \(1, 1.5\); 1 of them "
+        r"are on land, without a corner at sea; pass outside=\"mask\""
+    )
+    with pytest.raises(ValueError, match=words):
+        interp_obs_from_coords(grid, inland)
+    with pytest.raises(ValueError, match="1 of 3 observations are outside .* pass positions at sea, or mask these"):
+        interp_obs_from_coords(grid, inland, outside="clamp")
+    H = interp_obs_from_coords(grid, inland, outside="mask")
+    np.testing.assert_array_equal(H.mask, [0.0, 1.0, 0.0])
+    np.testing.assert_array_equal(H(field), [0.0, 27.5, 0.0])
+
+
+def curved(shape=(5, 6), turn=0.5):
+    """Rows and columns of a grid that is turned and bent."""
+    i, j = np.meshgrid(*(np.arange(n, dtype=float) for n in shape), indexing="ij")
+    return [i + turn * j + 0.2 * np.sin(j), j - turn * i + 0.2 * np.cos(i)]
+
+
+@pytest.mark.parametrize("leading", [(), (2,)], ids=["field", "two variables"])
+def test_a_curvilinear_grid_gives_back_fields_that_are_linear_in_the_coordinates(leading):
+    rows, columns = curved()
+    coefficients = np.arange(1.0, 1.0 + 3 * int(np.prod(leading))).reshape(*leading, 3)
+    linear = lambda y, x: np.moveaxis(coefficients @ np.stack([np.ones_like(y), y, x]).reshape(3, -1), -1, -1)  # noqa: E731
+    positions = np.stack([0.5 * (x[:-1, :-1] + x[1:, 1:]).ravel() for x in (rows, columns)], axis=-1)
+    H = interp_obs_from_coords([rows, columns], positions)
+    state = jnp.asarray(linear(rows, columns).reshape(*leading, 5, 6))
+    np.testing.assert_allclose(H(state), linear(*positions.T), rtol=1e-5)
+
+
+def test_an_affine_curvilinear_grid_is_a_grid_with_axes():
+    axes, field, positions = problem(2, p=40)
+    turned = np.array([[0.8, -0.6], [0.6, 0.8]])
+    points = np.einsum("kl,lij->kij", turned, np.stack(np.meshgrid(*axes, indexing="ij")))
+    for order in (0, 1):
+        straight, curvilinear = (
+            interp_obs_from_coords(grid, where, order=order)
+            for grid, where in ((axes, positions), (list(points), positions @ turned.T))
+        )
+        np.testing.assert_allclose(curvilinear(jnp.asarray(field)), straight(jnp.asarray(field)), atol=1e-4)
+
+
+def test_levels_stand_on_a_curvilinear_grid():
+    rows, columns = curved()
+    depth = np.array([0.0, 10.0, 50.0])
+    mask = np.ones((3, 5, 6), bool)
+    mask[2, 2:] = False  # a shelf
+    state = jnp.where(mask, depth[:, None, None] + 2 * rows - columns, jnp.nan)
+    middle = [0.25 * (x[1, 1] + x[1, 2] + x[2, 1] + x[2, 2]) for x in (rows, columns)]
+    H = interp_obs_from_coords(
+        Grid([depth, rows, columns], mask=mask), [[5.0, *middle], [10.0, rows[4, 5], columns[4, 5]]]
+    )
+    np.testing.assert_allclose(
+        H(state), [5 + 2 * middle[0] - middle[1], 10 + 2 * rows[4, 5] - columns[4, 5]], rtol=1e-5
+    )
+    with pytest.raises(ValueError, match="1 of 1 observations are outside .* 1 of them are on land"):
+        H.at(np.array([[50.0, rows[3, 3] + 0.1, columns[3, 3]]]))
+
+
+def test_a_curvilinear_grid_around_the_globe():
+    latitude, longitude = np.meshgrid(np.arange(-60.0, 61.0, 20.0), np.arange(0.0, 360.0, 20.0), indexing="ij")
+    longitude = (longitude + 0.3 * latitude + 180) % 360 - 180
+    grid = Grid([latitude, longitude], periodic=(1,))
+    rng = np.random.default_rng(3)
+    positions = np.stack([rng.uniform(-60, 60, 30), rng.uniform(0, 360, 30)], axis=-1)
+    for period in ({"periodic": {1: 360.0}}, {"wrap": {1: 360.0}}):  # the grid says that its axis closes
+        H = interp_obs_from_coords(grid, positions, **period)
+        np.testing.assert_allclose(H(jnp.asarray(latitude)), positions[:, 0], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(H(jnp.cos(np.deg2rad(longitude))), np.cos(np.deg2rad(positions[:, 1])), atol=0.05)
+    words = r"observations are outside the grid \[-60, 60\] x .*or name a period \(`periodic` or `wrap`\)"
+    with pytest.raises(ValueError, match=words):
+        interp_obs_from_coords(grid, positions)
+
+
+@pytest.mark.parametrize("outside", ["mask", "clamp"])
+def test_positions_outside_a_curvilinear_grid(outside):
+    rows, columns = curved(turn=0.0)
+    beyond = [[-9.0, columns[0, 2] + 0.01], [rows[2, 2], columns[2, 2]]]
+    H = interp_obs_from_coords([rows, columns], beyond, outside=outside)
+    assert np.asarray(H.mask).tolist() == [outside == "clamp", 1.0]
+    predicted = H(jnp.asarray(rows))
+    np.testing.assert_allclose(predicted[1], rows[2, 2], rtol=1e-5)
+    assert predicted[0] == 0 if outside == "mask" else rows[0].min() - 1e-5 <= predicted[0] <= rows[0].max()
+    with pytest.raises(ValueError, match="1 of 2 observations are outside the grid"):
+        interp_obs_from_coords([rows, columns], beyond)
+
+
+def test_the_table_of_a_curvilinear_grid_is_made_once_and_is_traced(count_compilations):
+    predict = eqx.filter_jit(lambda H, where, x: H.at(where)(x))
+    rows, columns = curved()
+    H, state = InterpObs([rows, columns], outside="mask"), jnp.asarray(rows)
+    rng = np.random.default_rng(0)
+    first, second = (jnp.asarray(rng.uniform(1, 3, (7, 2))) for _ in range(2))
+    predict(H, first, state)
+    with count_compilations() as compiled:
+        predicted = predict(H, second, state).block_until_ready()
+    assert compiled.n == 0, compiled.names
+    seen = np.asarray(H.at(second).mask) != 0
+    np.testing.assert_allclose(predicted, np.where(seen, second[:, 0], 0.0), rtol=1e-5)
+
+
+def test_what_a_curvilinear_grid_cannot_do_is_said():
+    rows, columns = map(jnp.asarray, curved())
+    with pytest.raises(TypeError, match="points of the curvilinear grid are traced.*make it outside jit"):
+        jax.jit(lambda y: InterpObs([y, columns]).at(jnp.zeros((1, 2)))(y))(rows)
+    with pytest.raises(ValueError, match=r"no cell of the curvilinear grid of shape \(5, 6\) can hold a position"):
+        InterpObs([jnp.zeros((5, 6)), columns])
+    words = (
+        r"got its positions while tracing, and left the table .* behind; call `at` of the operator that it was made of"
+    )
+    with pytest.raises(ValueError, match=words):
+        jax.jit(lambda where: InterpObs([rows, columns]).at(where).at(where)(rows))(jnp.ones((1, 2)))
+
+
+@pytest.mark.parametrize("leading", [(), (2,)], ids=["field", "two variables"])
+def test_each_point_may_be_read_off_another_state_of_a_trajectory(leading):
+    axes, _, positions = problem(2, p=6)
+    H = interp_obs_from_coords(axes, positions)
+    trajectory = jnp.asarray(np.random.default_rng(0).standard_normal((3, *leading, 4, 5)))
+    entry = jnp.array([2, 0, 1, 1, 2, 0])
+    everywhere = jax.vmap(H)(trajectory)
+    expected = jnp.stack([everywhere[e, ..., j] for j, e in enumerate(entry.tolist())], axis=-1)
+    np.testing.assert_allclose(H.along(trajectory, entry), expected, rtol=1e-6)
+
+
+@pytest.mark.x64
+@pytest.mark.parametrize("grid", ["axes", "land", "curvilinear"])
+def test_derivatives_with_respect_to_positions_are_the_limits_of_differences(grid):
+    made, field = {
+        "axes": lambda: (Grid([np.arange(4.0), np.arange(5.0)]), jnp.asarray(coast()[1])),
+        "land": coast,
+        "curvilinear": lambda: (Grid(curved((4, 5))), jnp.asarray(curved((4, 5))[0] ** 2)),
+    }[grid]()
+    field = jnp.nan_to_num(field**2)
+    unbound = InterpObs(made)
+    predict = jax.jit(lambda where: jnp.sum(jnp.sin(unbound.at(where)(field))))
+    where, step = jnp.array([[0.4, 0.7], [2.3, 2.6]]), 1e-6
+    units = jnp.eye(4).reshape(4, 2, 2)
+    difference = jnp.stack([predict(where + step * e) - predict(where - step * e) for e in units]) / (2 * step)
+    np.testing.assert_allclose(jax.jit(jax.grad(predict))(where).ravel(), difference, rtol=1e-6, atol=1e-8)
 
 
 def test_needs_positions_before_it_is_called():
