@@ -172,5 +172,5 @@ def test_simulation_depends_on_the_key_only_and_compiles_once(count_compilations
 
 @pytest.mark.parametrize("arguments", [{"n_steps": -1}, {"n_steps": 1, "spin_up": -1}])
 def test_simulation_refuses_negative_counts(arguments):
-    with pytest.raises(ValueError, match="is -1, expected a non-negative integer"):
+    with pytest.raises(ValueError, match="is -1, expected an integer of at least 0"):
         simulate_lorenz96(jax.random.key(0), **arguments)

@@ -11,7 +11,7 @@ import optimistix
 import pytest
 
 from vardax.dynamics import DiscreteForward, Lorenz96, rollout, rollout_memory
-from vardax.dynamics.rollout import Rematerialise, StoreLinearisation, forward_memory
+from vardax.dynamics.adjoint_memory import Rematerialise, StoreLinearisation, forward_memory
 
 rollout_module = importlib.import_module("vardax.dynamics.rollout")  # the package exports the function of that name
 

@@ -15,15 +15,16 @@ Reference: E. N. Lorenz, "Predictability: a problem partly solved", ECMWF semina
 K. A. Emanuel, J. Atmos. Sci. 55 (1998), 399-414.
 """
 
-import operator
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
-from vardax.dynamics.stepping import checked_dt, in_state_dtype
+from vardax.dynamics.rollout import rollout
+from vardax.dynamics.runge_kutta import rk4
+from vardax.dynamics.stepping import checked_count, checked_dt, in_state_dtype
 from vardax.types import concrete_values, float_array
 
 __all__ = ["Lorenz96", "advection", "largest_stable_dt", "simulate_lorenz96"]
@@ -82,9 +83,7 @@ class Lorenz96(eqx.Module):
     dt: float | Array
 
     def __init__(self, n: SupportsIndex = 40, forcing: ArrayLike = 8.0, dt: ArrayLike = 0.05):
-        if isinstance(n, bool) or not hasattr(n, "__index__") or operator.index(n) < 4:
-            raise ValueError(f"Lorenz96: `n` is {n!r}, expected an integer of at least 4, the stencil's points.")
-        self.n = int(n)
+        self.n = checked_count(n, "n", "Lorenz96", least=4, meaning=", the stencil's points")
         self.forcing = float_array(forcing)
         if self.forcing.shape not in ((), (self.n,)):
             raise ValueError(f"Lorenz96: `forcing` has shape {self.forcing.shape}, expected () or ({self.n},).")
@@ -100,17 +99,16 @@ class Lorenz96(eqx.Module):
         forcing = self.forcing.astype(state.dtype)
         return advection(state) - state + jnp.broadcast_to(forcing, state.shape)
 
+    def vector_field(self, t: Any, y: Float[Array, "*batch n"], args: Any) -> Float[Array, "*batch n"]:
+        """dx/dt as diffrax asks for it; the system does not depend on `t`, and takes no `args`."""
+        return self.tendency(y)
+
     def step(self, state: Float[Array, "*batch n"], dt: ArrayLike) -> Float[Array, "*batch n"]:
         """One Runge-Kutta step of length `dt`, in the dtype of `state`."""
         if state.shape[-1:] != (self.n,):
             raise ValueError(f"Lorenz96.step: `state` has shape {state.shape}, expected (..., {self.n}).")
         self._check_stable(dt)
-        dt = in_state_dtype(dt, state)
-        k1 = self.tendency(state)
-        k2 = self.tendency(state + 0.5 * dt * k1)
-        k3 = self.tendency(state + 0.5 * dt * k2)
-        k4 = self.tendency(state + dt * k3)
-        return state + dt / 6.0 * (k1 + 2.0 * k2 + 2.0 * k3 + k4)
+        return rk4(self.tendency, state, in_state_dtype(dt, state))
 
     def _check_stable(self, dt: ArrayLike) -> None:
         forcing, step = concrete_values(self.forcing), concrete_values(dt)
@@ -141,18 +139,11 @@ def simulate_lorenz96(
     >>> simulate_lorenz96(jax.random.key(0), 4, spin_up=10).shape
     (5, 40)
     """
-    for name, count in (("n_steps", n_steps), ("spin_up", spin_up)):
-        if isinstance(count, bool) or not hasattr(count, "__index__") or operator.index(count) < 0:
-            raise ValueError(f"simulate_lorenz96: `{name}` is {count!r}, expected a non-negative integer.")
-    model = Lorenz96(n, forcing, dt)
-    return _simulate(model, key, int(n_steps), int(spin_up), jnp.dtype(dtype or jnp.result_type(float)))
-
-
-@eqx.filter_jit
-def _simulate(model: Lorenz96, key: Array, n_steps: int, spin_up: int, dtype: jnp.dtype) -> Array:
-    forcing = jnp.broadcast_to(model.forcing.astype(dtype), (model.n,))
-    start = forcing + jax.random.normal(key, (model.n,), dtype)
-    step = lambda x, _: (model.step(x, model.dt), x)  # noqa: E731
-    on_attractor, _ = jax.lax.scan(lambda x, _: (step(x, None)[0], None), start, None, length=spin_up)
-    last, states = jax.lax.scan(step, on_attractor, None, length=n_steps)
-    return jnp.concatenate([states, last[None]])
+    n_steps = checked_count(n_steps, "n_steps", "simulate_lorenz96", least=0)
+    spin_up = checked_count(spin_up, "spin_up", "simulate_lorenz96", least=0)
+    model, dtype = Lorenz96(n, forcing, dt), jnp.dtype(dtype or jnp.result_type(float))
+    mean = jnp.broadcast_to(model.forcing.astype(dtype), (model.n,))
+    start = mean + jax.random.normal(key, (model.n,), dtype)
+    if spin_up:
+        start = rollout(model, start, 1, n_substeps=spin_up)[1]
+    return rollout(model, start, n_steps)

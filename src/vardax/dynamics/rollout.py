@@ -27,25 +27,20 @@ import math
 from collections.abc import Callable
 from typing import Any, SupportsIndex
 
-import diffrax as dfx
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, ArrayLike, PyTree
 
-from vardax.dynamics.backsolve import Backwards, backsolved, backwards_of
+from vardax.dynamics.adjoint_memory import Rematerialise, StoreLinearisation, check_count, forward_memory
+from vardax.dynamics.backsolve import Backwards, backsolved
 from vardax.dynamics.diffrax_forward import DiffraxForward
 from vardax.dynamics.stepping import StepConvention, in_state_dtype, step_convention
-from vardax.types import is_traced
 
 __all__ = [
     "KEEP_BUDGET_BYTES",
-    "Rematerialise",
-    "StoreLinearisation",
     "as_forward",
-    "check_tangents",
-    "forward_memory",
     "rollout",
     "rollout_memory",
 ]
@@ -55,94 +50,6 @@ KEEP_BUDGET_BYTES = 2**30
 
 SURE_FACTOR = 1000
 """No step is expected to keep more than this many times its state: windows that fit even then are not estimated."""
-
-
-@dataclasses.dataclass(frozen=True)
-class StoreLinearisation:
-    """Keep what the adjoint needs of every step."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Rematerialise:
-    """Keep the states at the starts of `checkpoints` blocks, and compute the rest again.
-
-    None leaves the choice to `rollout`: keep everything within the budget, sqrt(K) blocks beyond.
-    """
-
-    checkpoints: int | None = None
-
-
-_REFUSED = {
-    "ImplicitAdjoint": "it differentiates a steady state or a converged solve, not a trajectory",
-    "KStepAdjoint": "it truncates the iterations of an inner solver, not a trajectory: use it as `minimiser_adjoint`",
-    "OneStepAdjoint": "it truncates the iterations of an inner solver, not a trajectory: use it as `minimiser_adjoint`",
-    "TruncatedAdjoint": "it truncates the iterations of an inner solver, not a trajectory: use it as "
-    "`minimiser_adjoint`",
-}
-_ACCEPTED = (
-    "RecursiveCheckpointAdjoint(checkpoints=None), DirectAdjoint(), ForwardMode(), or BacksolveAdjoint() for a model "
-    "with a vector field"
-)
-
-
-def forward_memory(forward_adjoint: Any, forward: Any = None) -> StoreLinearisation | Rematerialise | Backwards:
-    """What a `forward_adjoint` slot asks to keep, recognised by class name whichever package it is from.
-
-    `forward` is the model, for adjoints that not every model can have.
-
-    >>> forward_memory(optx.RecursiveCheckpointAdjoint(checkpoints=4))
-    Rematerialise(checkpoints=4)
-    """
-    if isinstance(forward_adjoint, type):
-        name = forward_adjoint.__name__
-        raise TypeError(f"`forward_adjoint` is the class {name}, expected an instance: {name}().")
-    name = type(forward_adjoint).__name__
-    if name in ("DirectAdjoint", "ForwardMode"):
-        return StoreLinearisation()
-    if name == "RecursiveCheckpointAdjoint":
-        return Rematerialise(_checked_checkpoints(getattr(forward_adjoint, "checkpoints", None)))
-    if name == "BacksolveAdjoint":
-        _check_vector_field(forward)
-        return backwards_of(forward_adjoint)
-    if name in _REFUSED:
-        raise ValueError(
-            f"`forward_adjoint` is {name}, which does not apply to a rollout: {_REFUSED[name]}. Expected {_ACCEPTED}."
-        )
-    raise ValueError(f"Unrecognised adjoint spec {name!r} as `forward_adjoint`; expected {_ACCEPTED}.")
-
-
-def _check_vector_field(forward: Any) -> None:
-    if not callable(getattr(forward, "vector_field", None)):
-        raise ValueError(
-            "`forward_adjoint` is BacksolveAdjoint, which does not apply to this rollout: it integrates a vector field "
-            f"backwards in time, and a discrete step has none. {type(forward).__name__} offers no "
-            "`vector_field(t, x, args)`; make the model a DiffraxForward(vector_field, dt), or take "
-            "RecursiveCheckpointAdjoint()."
-        )
-
-
-def check_tangents(forward: Any, forward_adjoint: Any, user: str) -> None:
-    """Refuse, by name, a model run that can only be differentiated one way where `user` needs its tangent and adjoint.
-
-    >>> check_tangents(None, optx.RecursiveCheckpointAdjoint(), "GaussNewton")
-    """
-    if type(forward_adjoint).__name__ == "BacksolveAdjoint":
-        raise ValueError(
-            f"`forward_adjoint` is BacksolveAdjoint, which has no tangent-linear model: {user} needs one. Take "
-            "RecursiveCheckpointAdjoint(checkpoints) for little memory, or a minimiser that needs gradients only, such "
-            "as the default L-BFGS."
-        )
-    check_reverse(forward, user)
-
-
-def check_reverse(forward: Any, user: str) -> None:
-    """Refuse a model that was made for jvp only where `user` needs its adjoint."""
-    constant = isinstance(getattr(forward, "stepsize_controller", None), dfx.ConstantStepSize)
-    if isinstance(forward, DiffraxForward) and type(forward.adjoint).__name__ == "ForwardMode" and not constant:
-        raise ValueError(
-            f"`forward` is a DiffraxForward with adaptive steps and adjoint=ForwardMode(), which has no adjoint: {user} "
-            "needs one. Make it with adjoint=DirectAdjoint()."
-        )
 
 
 def as_forward(forward: Any) -> Any:
@@ -171,8 +78,10 @@ def rollout(
     """The states after 0, 1, .. `n_steps` observation intervals, stacked on a leading axis.
 
     An interval is `n_substeps` steps of `forward.dt`. `increments` (n_steps, *state) are added to the state at the end
-    of each interval: model errors. A model whose `step` takes `t`, `t0` or `t0, t1` gets
-    t0 + k dt at its internal step k. `x0` is an array or a pytree of arrays; so is the result, in the same dtypes.
+    of each interval: model errors. A model whose `step` takes `t`, `t0` or `t0, t1` gets t0 + k dt at its internal step
+    k. One that has no `step` but `vector_field(t, x, args)` is stepped by Tsit5. One with `check_state(state)` is asked
+    about x0 first, where its values are at hand. `x0` is an array or a pytree of arrays; so is the result, in the same
+    dtypes.
 
     >>> class Doubling:
     ...     dt, state_signature = 1.0, None
@@ -184,12 +93,15 @@ def rollout(
     Reference: A. Griewank and A. Walther, "Algorithm 799: Revolve", ACM TOMS 26 (2000), for checkpointing.
     """
     run = _Run.checked(forward, x0, n_steps, n_substeps, t0)
-    block = run.block_length(forward_memory(forward_adjoint))
+    memory = forward_memory(forward_adjoint, run.forward)
+    block = memory if isinstance(memory, Backwards) else run.block_length(memory)
     if increments is not None:
         _check_increments(increments, run.x0, run.n_steps)
+    if hasattr(run.forward, "check_state"):
+        run.forward.check_state(run.x0)
     # A foreign object may change between calls, which a compilation keyed on its identity would not notice.
     trajectory = _compiled_trajectory if isinstance(forward, eqx.Module) else _trajectory
-    return trajectory(forward, run.x0, run.t0, increments, run.convention, run.n_steps, run.n_substeps, block)
+    return trajectory(run.forward, run.x0, run.t0, increments, run.convention, run.n_steps, run.n_substeps, block)
 
 
 def rollout_memory(
@@ -236,8 +148,8 @@ class _Run:
     @classmethod
     def checked(cls, forward: Any, x0: PyTree[Any], n_steps: Any, n_substeps: Any, t0: Any) -> "_Run":
         forward = as_forward(forward)
-        _check_count("n_steps", n_steps, 0)
-        _check_count("n_substeps", n_substeps, 1)
+        check_count("n_steps", n_steps, 0)
+        check_count("n_substeps", n_substeps, 1)
         x0 = jax.tree.map(lambda leaf: leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jnp.asarray(leaf), x0)
         convention = step_convention(forward.step, f"{type(forward).__name__}.step")
         # An array, so that the time of the window is traced; a Python number stays weakly typed.
@@ -291,8 +203,13 @@ def _trajectory(
 ) -> PyTree[Array]:
     """The stacked states; `block` as from `_Run.block_length`, or how to integrate the adjoint."""
     if isinstance(block, Backwards):
-        stepped = lambda model, x, t: _trajectory(model, x, t, convention, n_steps, n_substeps, None)  # noqa: E731
-        return backsolved(stepped, forward, x0, t0, n_steps=n_steps, n_substeps=n_substeps, backwards=block)
+        return backsolved(
+            lambda model, x, t, etas: _trajectory(model, x, t, etas, convention, n_steps, n_substeps, None),
+            (forward, x0, t0, increments),
+            n_steps=n_steps,
+            n_substeps=n_substeps,
+            backwards=block,
+        )
     run = _Run(forward, convention, x0, n_steps, n_substeps, t0)
     internal_step = run.internal_step if block is None else jax.checkpoint(run.internal_step, prevent_cse=False)
 
@@ -347,27 +264,11 @@ def _balanced_block(n_steps: int, n_substeps: int) -> int:
     return divisor if kept(divisor) <= 1.5 * kept(best) else best
 
 
-def _check_count(name: str, count: Any, least: int) -> None:
-    if is_traced(count):
-        raise TypeError(f"`{name}` is traced; it fixes a shape, so it must be a Python integer (static under jit).")
-    if isinstance(count, bool) or not hasattr(count, "__index__"):
-        raise TypeError(f"`{name}` is {count!r}, expected an integer.")
-    if count < least:
-        raise ValueError(f"`{name}` is {count}, expected at least {least}.")
-
-
 def _check_increments(increments: PyTree[Any], x0: PyTree[Any], n_steps: int) -> None:
     expected = jax.tree.map(lambda leaf: (n_steps, *leaf.shape), x0)
     found = jax.tree.map(jnp.shape, increments)
     if found != expected:
         raise ValueError(f"`increments` has shape {found}, expected {expected}: one state for each interval.")
-
-
-def _checked_checkpoints(checkpoints: Any) -> int | None:
-    if checkpoints is None:
-        return None
-    _check_count("checkpoints", checkpoints, 1)
-    return int(checkpoints)
 
 
 def _bytes(tree: PyTree[Any]) -> int:

@@ -9,6 +9,7 @@ The signature is read once (`step_convention`), never probed by calling; from th
 import dataclasses
 import inspect
 import math
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-__all__ = ["StepConvention", "checked_dt", "in_state_dtype", "step_convention"]
+__all__ = ["StepConvention", "checked_count", "checked_dt", "in_state_dtype", "step_convention"]
 
 TIME_NAMES = ("t", "t0", "t1")
 
@@ -103,3 +104,14 @@ def checked_dt(dt: Any, owner: str) -> float | Array:
     if not math.isfinite(number) or number == 0.0:
         raise ValueError(f"{owner}: `dt` is {number}, expected a finite time step other than zero.")
     return number
+
+
+def checked_count(value: Any, name: str, owner: str, *, least: int, meaning: str = "") -> int:
+    """`value` as a Python integer of at least `least`; `meaning` ends the message.
+
+    >>> checked_count(3, "n", "Model", least=1)
+    3
+    """
+    if isinstance(value, bool) or not hasattr(value, "__index__") or operator.index(value) < least:
+        raise ValueError(f"{owner}: `{name}` is {value!r}, expected an integer of at least {least}{meaning}.")
+    return operator.index(value)

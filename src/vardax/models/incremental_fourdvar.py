@@ -24,7 +24,7 @@ import lineax as lx
 import optimistix as optx
 from jaxtyping import Array, PyTree
 
-from vardax.dynamics.rollout import forward_memory
+from vardax.dynamics.adjoint_memory import check_tangents, forward_memory
 from vardax.minimisers.gauss_newton import GaussNewtonKrylov, IncrementalConfig
 from vardax.minimisers.minimise import minimise
 from vardax.minimisers.problem import ControlSpaceProblem, Window
@@ -59,7 +59,8 @@ class IncrementalFourDVar(AbstractAnalysisMethod):
     strict: bool = eqx.field(static=True, default=False, kw_only=True)
 
     def __check_init__(self) -> None:
-        forward_memory(self.forward_adjoint)
+        check_tangents(self.forward, self.forward_adjoint, "IncrementalFourDVar")
+        forward_memory(self.forward_adjoint, self.forward)
         if not isinstance(self.config, IncrementalConfig):
             raise TypeError(f"IncrementalFourDVar: `config` is {self.config!r}, expected IncrementalConfig(...).")
 

@@ -21,7 +21,7 @@ import lineax as lx
 import optimistix as optx
 from jaxtyping import Array, PyTree
 
-from vardax.dynamics.rollout import forward_memory
+from vardax.dynamics.adjoint_memory import check_reverse, check_tangents, forward_memory
 from vardax.minimisers.minimise import minimise
 from vardax.minimisers.problem import ControlSpaceProblem, Window
 from vardax.minimisers.transforms import Identity
@@ -58,7 +58,10 @@ class StrongFourDVar(AbstractAnalysisMethod):
     strict: bool = eqx.field(static=True, default=False, kw_only=True)
 
     def __check_init__(self) -> None:
-        forward_memory(self.forward_adjoint)
+        forward_memory(self.forward_adjoint, self.forward)
+        if isinstance(self.minimiser, optx.AbstractLeastSquaresSolver):
+            check_tangents(self.forward, self.forward_adjoint, type(self.minimiser).__name__)
+        check_reverse(self.forward, "the gradient of the cost")
 
     def observe(self, samples: Any) -> Window:
         t0 = 0.0 if samples.times is None else samples.times[0]
