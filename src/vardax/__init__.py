@@ -5,6 +5,7 @@ Where things are, from the data to the report:
 - `types`, `protocols`: what every stage receives and returns; the contracts between the parts
 - `covariances`: B, R and Q with their square roots
 - `obs_operators`: from a state to what is observed
+- `adjoints`: how gradients are made
 - `dynamics`: how the state moves; demonstration systems
 - `minimisers`: the control-space problem and what solves it
 - `primitives`: costs, BLUE and the control-variable transform as pure functions
@@ -27,9 +28,25 @@ import importlib.util
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vardax.adjoints import AbstractAdjoint, ImplicitAdjoint, RecursiveCheckpointAdjoint
+    from vardax.adjoints import (
+        AbstractAdjoint,
+        DirectAdjoint,
+        ImplicitAdjoint,
+        KStepAdjoint,
+        OneStepAdjoint,
+        RecursiveCheckpointAdjoint,
+        to_diffrax_adjoint,
+        to_optimistix_adjoint,
+    )
     from vardax.cycle import DACycle, DAState, SmootherCycle, VarDACycle, VarSmootherCycle
-    from vardax.models import IncrementalConfig, IncrementalFourDVar, OptimalInterpolation, StrongFourDVar, ThreeDVar
+    from vardax.models import (
+        IncrementalConfig,
+        IncrementalFourDVar,
+        OptimalInterpolation,
+        StrongFourDVar,
+        ThreeDVar,
+        WeakFourDVar,
+    )
     from vardax.obs_operators import (
         AveragingKernel,
         CallableObs,
@@ -102,6 +119,7 @@ __all__ = [
     "CostFunction",
     "DACycle",
     "DAState",
+    "DirectAdjoint",
     "ForwardModel",
     "GradModulator",
     "Grid",
@@ -111,6 +129,7 @@ __all__ = [
     "InstrumentRegistry",
     "InstrumentSpec",
     "InterpObs",
+    "KStepAdjoint",
     "LaplaceCovariance",
     "LatentForwardModel",
     "LatentMap",
@@ -120,6 +139,7 @@ __all__ = [
     "MultiInstrumentFusion",
     "ObservationOperator",
     "Observations",
+    "OneStepAdjoint",
     "OptimalInterpolation",
     "PointObs",
     "Posterior",
@@ -135,6 +155,7 @@ __all__ = [
     "ThreeDVar",
     "VarDACycle",
     "VarSmootherCycle",
+    "WeakFourDVar",
     "adjoint_test",
     "averaging_kernel_from_l2",
     "covariance_test",
@@ -144,12 +165,17 @@ __all__ = [
     "is_linear",
     "observation_operator_test",
     "taylor_test",
+    "to_diffrax_adjoint",
+    "to_optimistix_adjoint",
 ]
 
 _HOMES = {
-    "adjoints": "AbstractAdjoint ImplicitAdjoint RecursiveCheckpointAdjoint",
+    "adjoints": """
+        AbstractAdjoint DirectAdjoint ImplicitAdjoint KStepAdjoint OneStepAdjoint RecursiveCheckpointAdjoint
+        to_diffrax_adjoint to_optimistix_adjoint
+    """,
     "cycle": "DACycle DAState SmootherCycle VarDACycle VarSmootherCycle",
-    "models": "IncrementalConfig IncrementalFourDVar OptimalInterpolation StrongFourDVar ThreeDVar",
+    "models": "IncrementalConfig IncrementalFourDVar OptimalInterpolation StrongFourDVar ThreeDVar WeakFourDVar",
     "obs_operators": """
         AveragingKernel CallableObs ColumnRetrieval CompositeObs InstrumentRegistry InstrumentSpec InterpObs LinearObs
         MaskedIdentity MultiInstrumentFusion PointObs RetrievalKernel averaging_kernel_from_l2 interp_obs_from_coords

@@ -16,7 +16,8 @@ import pytest
 import vardax.models
 from vardax.covariances import DenseCovariance
 from vardax.dynamics import DiscreteForward
-from vardax.models import AbstractAnalysisMethod
+from vardax.minimisers import GaussNewtonKrylov
+from vardax.models import AbstractAnalysisMethod, IncrementalConfig
 from vardax.obs_operators import LinearObs
 from vardax.types import Batch1D
 
@@ -31,7 +32,8 @@ LEAST_SQUARES = {
     "LevenbergMarquardt": lambda tol: optx.LevenbergMarquardt(tol, tol),
     "Dogleg": lambda tol: optx.Dogleg(tol, tol),
 }
-MINIMISERS = QUASI_NEWTON | LEAST_SQUARES
+OUTER_LOOPS = {"GaussNewtonKrylov": lambda tol: GaussNewtonKrylov(IncrementalConfig(), tol)}
+MINIMISERS = QUASI_NEWTON | LEAST_SQUARES | OUTER_LOOPS
 
 
 @dataclasses.dataclass(frozen=True)

@@ -125,9 +125,8 @@ TO_COME = {
         Lorenz63 TwoLevelLorenz96 AdvectionDiffusion1D ShallowWater2D QuasiGeostrophic2D GaussianPlume
         simulate_lorenz63
     """,
-    "adjoints": "OneStepAdjoint KStepAdjoint DirectAdjoint to_optimistix_adjoint to_diffrax_adjoint",
     "models": """
-        WeakFourDVar FourDVarNet FourDVarNet1D FourDVarNet2D FourDVarNet3D AmortizedPosterior
+        FourDVarNet FourDVarNet1D FourDVarNet2D FourDVarNet3D AmortizedPosterior
         LatentThreeDVar LatentStrongFourDVar LatentHybridFourDVar SolverConfig AmortizedConfig
     """,
     "minimisers": "LearnedMinimiser",

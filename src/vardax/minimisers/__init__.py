@@ -24,7 +24,7 @@ from vardax.minimisers.lanczos import AbstractVectors, ControlVectors, ImageVect
 from vardax.minimisers.lbfgs import LimitedMemoryBFGS, RoundingArmijo
 from vardax.minimisers.minimise import iterate, minimise
 from vardax.minimisers.observed import ObservedEntries, ObservedSamples
-from vardax.minimisers.problem import BatchedProblem, ControlSpaceProblem, InnerWindow, Snapshot, Window
+from vardax.minimisers.problem import BatchedProblem, ControlSpaceProblem, InnerWindow, Snapshot, WeakWindow, Window
 from vardax.minimisers.recording import Record, RecordingSolver
 from vardax.minimisers.transforms import AbstractControlTransform, Exp, Identity, Softplus
 
@@ -58,6 +58,7 @@ __all__ = [
     "Simplification",
     "Snapshot",
     "Softplus",
+    "WeakWindow",
     "Window",
     "iterate",
     "minimise",

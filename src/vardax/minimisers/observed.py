@@ -1,8 +1,10 @@
 """Observations as the cost sees them: values, masks, and R restricted to what was observed.
 
 `read_samples` turns what the user gives (a batch, a list of `Observations`, an array whose gaps are NaN) into
-`ObservedSamples`, arrays of shape (B, E, *obs) with E time entries. `restrict_samples` adds the observation error and
-gives the stacked `ObservedEntries` of a problem. This is the only place where masks and R meet.
+`ObservedSamples`, arrays of shape (B, E, *obs) with E time entries: T + 1 of a batch, one that holds all scattered
+points of a window. `locate` binds operators to positions, `place` puts scattered points between the entries of a
+trajectory. `restrict_samples` adds the observation error and gives the stacked `ObservedEntries` of a problem. This is
+the only place where masks and R meet.
 """
 
 from collections.abc import Sequence
@@ -16,20 +18,48 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vardax.covariances.diagonal import DiagonalCovariance
 from vardax.covariances.functions import diagonal, restrict
-from vardax.types import AbstractBatch, Observations, float_array, observed_entries
+from vardax.minimisers.moments import (
+    AbstractMoments,
+    AbstractTimeInterpolation,
+    EveryEntry,
+    intervals_since,
+    within_window,
+)
+from vardax.types import AbstractBatch, Observations, float_array, is_traced, observed_entries
 
-__all__ = ["ObservedEntries", "ObservedSamples", "read_samples", "restrict_samples"]
+__all__ = [
+    "SMALLEST_BUCKET",
+    "ObservedEntries",
+    "ObservedSamples",
+    "as_points",
+    "as_window",
+    "bucket_of",
+    "fill_up",
+    "locate",
+    "one_set_of_points",
+    "place",
+    "read_samples",
+    "required_steps",
+    "restrict_samples",
+]
+
+SMALLEST_BUCKET = 32
+"""Fewer points than this are filled up to it."""
 
 
 class ObservedSamples(eqx.Module):
-    """B samples of E time entries: (B, E, *obs), zero where the mask is zero."""
+    """B samples of E time entries: (B, E, *obs), zero where the mask is zero.
+
+    `start` is the model time of each window's start. Scattered `points` are one entry, at the `moments` of each.
+    """
 
     value: Float[Array, "B E ..."]
     mask: Float[Array, "B E ..."]
     obs_err: Float[Array, "B E ..."] | None = None
     instrument: Int[Array, "B E ..."] | None = None
-    times: Float[Array, "..."] | None = None
+    start: Float[Array, "B"] | None = None
     points: Observations | None = None
+    moments: AbstractMoments = EveryEntry()
     operator: Any = None
     n_instruments: int = eqx.field(static=True, default=1)
 
@@ -37,13 +67,24 @@ class ObservedSamples(eqx.Module):
     def n_entries(self) -> int:
         return self.value.shape[1]
 
+    def n_steps(self, given: int | None, owner: str) -> int:
+        """The number of observation intervals: one less than the entries; what is given where points are scattered."""
+        if self.points is not None:
+            return required_steps(given, owner)
+        if given is not None and given != self.n_entries - 1:
+            raise ValueError(
+                f"{owner}: `batch.input` has {self.n_entries} time entries, expected {given + 1}, because `n_steps` is "
+                f"{given}; leave `n_steps` out, which only scattered Observations need."
+            )
+        return self.n_entries - 1
+
 
 class ObservedEntries(eqx.Module):
     """One sample's observations (E, *obs) with the inverse square root of R restricted to the observed entries.
 
     `rescale` is sd(R) / obs_err where the observations bring their own standard deviations, so that these replace the
     ones of R while its correlations stay. `operator` is the observation operator at this sample's own positions, where
-    it reads them from the observations.
+    it reads them from the observations, and `moments` says when of the window, from `start` on, they were made.
     """
 
     value: Float[Array, "..."]
@@ -52,8 +93,14 @@ class ObservedEntries(eqx.Module):
     rescale: Float[Array, "..."] | None
     instrument: Int[Array, "..."] | None
     operator: Any
+    moments: AbstractMoments
+    start: Float[Array, "..."] | None
     whole_window: bool = eqx.field(static=True)
     n_instruments: int = eqx.field(static=True)
+
+    def bound(self, obs_op: Any) -> Any:
+        """`obs_op`, or the operator that has this sample's own positions."""
+        return obs_op if self.operator is None else self.operator
 
     def _on_entries(self, member: str, v: Array) -> Array:
         """Apply a member of the restricted R: per time entry, or to the whole window when R covers it."""
@@ -99,10 +146,11 @@ def read_samples(batch: Any, obs_shape: tuple[int, ...], *, window: bool, owner:
     elif isinstance(batch, AbstractBatch):
         samples = _from_batch(batch, obs_shape, window)
     else:
-        samples = _from_points([batch] if isinstance(batch, Observations) else batch, window, owner)
+        samples = _from_points([batch] if isinstance(batch, Observations) else batch, owner)
     if samples.value.ndim < 2 or samples.value.shape[2:] != obs_shape:
         entry = ", ".join(map(str, obs_shape))
-        wanted = f"(B, T+1, {entry})" if window else f"(B, {entry}) or (B, 1, {entry})"
+        by_time = window and samples.points is None
+        wanted = f"(B, T+1, {entry})" if by_time else f"(B, {entry}) or (B, 1, {entry})"
         raise ValueError(
             f"{owner}: `batch.input` has shape {_shape_of(batch)}, expected {wanted}, because `obs_op` maps a state "
             f"to observations of shape {obs_shape}."
@@ -124,8 +172,9 @@ def _shape_of(batch: Any) -> tuple[int, ...]:
 
 def _from_batch(batch: AbstractBatch, obs_shape: tuple[int, ...], window: bool) -> ObservedSamples:
     value, mask = observed_entries(batch.input, batch.mask)
-    fields = {name: getattr(batch, name) for name in ("obs_err", "instrument", "times", "n_instruments")}
-    samples = ObservedSamples(value, mask, **fields)
+    fields = {name: getattr(batch, name) for name in ("obs_err", "instrument", "n_instruments")}
+    start = None if batch.times is None else jnp.broadcast_to(batch.times[0], value.shape[:1])
+    samples = ObservedSamples(value, mask, start=start, **fields)
     return _with_entry_axis(samples) if value.shape[1:] == obs_shape and not window else samples
 
 
@@ -136,16 +185,8 @@ def _with_entry_axis(samples: ObservedSamples) -> ObservedSamples:
     return eqx.tree_at(per_entry, samples, added, is_leaf=lambda x: x is None)
 
 
-def _from_points(points: Sequence[Observations], window: bool, owner: str) -> ObservedSamples:
-    if window:
-        raise TypeError(
-            f"{owner}: scattered Observations have no time entries; put them on the entries of the window as a batch."
-        )
-    sizes = sorted({o.value.shape[0] for o in points})
-    if len(sizes) > 1:
-        raise ValueError(f"{owner}: the Observations of `batch` have {sizes} points; give all the same with `pad_to`.")
-    n_instruments = max(o.n_instruments for o in points)
-    alike = [_same_count(o, n_instruments) for o in points]
+def _from_points(points: Sequence[Observations], owner: str) -> ObservedSamples:
+    alike = _of_one_count(points, max(o.value.shape[0] for o in points), owner)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves)[:, None], *alike)
     value, mask = observed_entries(stacked.value, stacked.valid)
     return ObservedSamples(
@@ -153,9 +194,79 @@ def _from_points(points: Sequence[Observations], window: bool, owner: str) -> Ob
         mask=mask,
         obs_err=stacked.error,
         instrument=stacked.instrument,
+        start=stacked.start[:, 0],
         points=stacked,
-        n_instruments=n_instruments,
+        n_instruments=stacked.n_instruments,
     )
+
+
+def as_points(batch: Any) -> list[Observations] | None:
+    """The Observations of a batch, one for each sample; None where it is a batch on a grid."""
+    points = [batch] if isinstance(batch, Observations) else batch
+    scattered = isinstance(points, list | tuple) and all(isinstance(o, Observations) for o in points)
+    return list(points) if scattered and points else None
+
+
+def one_set_of_points(batch: Any) -> Any:
+    """The points of the first sample, by which the shape of what is predicted is found; None on a grid."""
+    if isinstance(batch, ObservedSamples):
+        return None if batch.points is None else jax.tree.map(lambda a: a[0, 0], batch.points)
+    points = as_points(batch)
+    return None if points is None else points[0]
+
+
+def fill_up(batch: Any, obs_cov_op: lx.AbstractLinearOperator | None, owner: str) -> Any:
+    """A batch whose Observations have a count that many other counts share, so that few of them compile.
+
+    It is the number of entries of `obs_cov_op`, or the smallest bucket (`bucket_of`) that holds the points of every
+    sample. Points that were padded by hand keep their count, and so do all while tracing, where each compiles anyway.
+    """
+    points = as_points(batch)
+    if points is None:
+        return batch
+    size, errors = max(o.value.shape[0] for o in points), _n_errors(obs_cov_op)
+    traced = any(is_traced(leaf) for leaf in jax.tree.leaves(points))
+    if errors is not None and errors >= size:
+        size = errors
+    elif not traced and not all(o.padded for o in points):
+        size = bucket_of(size)
+    return _of_one_count(points, size, owner)
+
+
+def bucket_of(count: int) -> int:
+    """The count that `count` points are filled up to: the next power of two, from 32 on.
+
+    Counts that differ by no more than a factor of four fall into at most three buckets.
+    """
+    return max(SMALLEST_BUCKET, 1 << max(count - 1, 0).bit_length())
+
+
+def _n_errors(obs_cov_op: lx.AbstractLinearOperator | None) -> int | None:
+    """For how many points an R is; None where it says nothing about that."""
+    structure = None if obs_cov_op is None else obs_cov_op.out_structure()
+    shape = getattr(structure, "shape", ())
+    return shape[-1] if len(shape) == 1 or (len(shape) == 2 and shape[0] == 1) else None
+
+
+def _of_one_count(points: Sequence[Observations], size: int, owner: str) -> list[Observations]:
+    """The points of every sample with one count and one number of instruments, so that they stack."""
+    shapes = {(o.coords.shape[1:], *sorted((key, a.shape[1:]) for key, a in o.aux.items())) for o in points}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"{owner}: the Observations of `batch` have `coords` and `aux` of different shapes, {sorted(shapes)}; "
+            "expected one for all samples."
+        )
+    n_instruments = max(o.n_instruments for o in points)
+    return [_padded(o, size, n_instruments) for o in points]
+
+
+def _padded(points: Observations, size: int, n_instruments: int) -> Observations:
+    if points.padded and (points.value.shape[0], points.n_instruments) == (size, n_instruments):
+        return points
+    filled = points.pad_to(size)
+    names = ("value", "error", "time", "coords", "instrument", "valid", "aux", "start")
+    fields = {name: getattr(filled, name) for name in names}
+    return Observations(**fields, n_instruments=n_instruments, padded=True)
 
 
 def locate(samples: ObservedSamples, obs_op: Any) -> ObservedSamples:
@@ -186,18 +297,26 @@ def _seen_by(operator: Any, samples: ObservedSamples) -> Bool[Array, "B E ..."] 
     return jnp.broadcast_to(mask.reshape(*mask.shape[:n], *(1,) * (len(shape) - n - len(own)), *own) != 0, shape)
 
 
-def _same_count(points: Observations, n_instruments: int) -> Observations:
-    """The same points with the instrument count of the whole list, so that the samples stack."""
-    return Observations(
-        points.value,
-        points.error,
-        points.time,
-        points.coords,
-        points.instrument,
-        points.valid,
-        dict(points.aux),
-        n_instruments=n_instruments,
-    )
+def place(samples: ObservedSamples, interval: Any, n_steps: int, between: AbstractTimeInterpolation) -> ObservedSamples:
+    """Put scattered points between the entries of a trajectory, once per analysis; mask those outside the window."""
+    if samples.points is None:
+        return samples
+    position = intervals_since(samples.points.time, samples.points.start[..., None], interval)
+    inside = within_window(position, n_steps)
+    moments = between.place(position[:, 0], n_steps)
+    value = jnp.where(inside, samples.value, jnp.zeros_like(samples.value))
+    mask = samples.mask * inside.astype(samples.mask.dtype)
+    return eqx.tree_at(lambda s: (s.value, s.mask, s.moments), samples, (value, mask, moments))
+
+
+def required_steps(n_steps: int | None, owner: str) -> int:
+    """How long a window of scattered points is: they have no entries to be counted."""
+    if n_steps is None:
+        raise ValueError(
+            f"{owner}: scattered Observations do not say how long their window is; give `n_steps`, the number of "
+            f"observation intervals: {owner}(..., n_steps=...)."
+        )
+    return n_steps
 
 
 def restrict_samples(
@@ -242,6 +361,8 @@ def restrict_samples(
         rescale=rescale,
         instrument=samples.instrument,
         operator=samples.operator,
+        moments=samples.moments,
+        start=samples.start,
         whole_window=whole_window,
         n_instruments=samples.n_instruments,
     )

@@ -9,6 +9,7 @@ time, `Window` runs the model first. `ControlSpaceProblem` is one sample; `Batch
 leading sample axis.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,8 @@ from jaxtyping import Array, Float, PyTree
 
 from vardax.covariances.functions import diagonal
 from vardax.dynamics.rollout import rollout, rollout_memory
-from vardax.minimisers.observed import ObservedEntries
+from vardax.minimisers.moments import AbstractTimeInterpolation, LinearInTime
+from vardax.minimisers.observed import ObservedEntries, ObservedSamples, place
 from vardax.minimisers.projection import shortest_control
 from vardax.minimisers.transforms import from_control, to_control
 from vardax.types import CostTerms
@@ -30,17 +32,19 @@ __all__ = [
     "ControlSpaceProblem",
     "InnerWindow",
     "Snapshot",
+    "WeakWindow",
     "Window",
     "cast_like",
+    "starting",
     "tree_dot",
     "tree_norm",
 ]
 
 
 def tree_dot(a: PyTree[Array], b: PyTree[Array]) -> Float[Array, ""]:
-    """⟨a, b⟩ over all leaves."""
-    products = jax.tree.map(lambda u, v: jnp.sum(u * v), a, b)
-    return jax.tree.reduce(jnp.add, products)
+    """⟨a, b⟩ over all leaves; 0 where there are none."""
+    products = jax.tree.leaves(jax.tree.map(lambda u, v: jnp.sum(u * v), a, b))
+    return functools.reduce(jnp.add, products) if products else jnp.zeros(())
 
 
 def tree_norm(a: PyTree[Array]) -> Float[Array, ""]:
@@ -65,6 +69,10 @@ class Snapshot(eqx.Module):
 
     obs_op: Any
 
+    def split(self, control: PyTree[Array]) -> tuple[PyTree[Array], PyTree[Array]]:
+        """The parts of a control that J_b and J_q measure: there is no model error."""
+        return control, ()
+
     def trajectory(self, state: PyTree[Array]) -> None:
         """A single time has no trajectory."""
         return None
@@ -73,13 +81,19 @@ class Snapshot(eqx.Module):
         """No model is run, so nothing is kept."""
         return ""
 
+    def place(self, samples: ObservedSamples) -> ObservedSamples:
+        """Observations of one time have their place."""
+        return samples
+
     def __call__(self, state: PyTree[Array], observed: ObservedEntries) -> Array:
-        operator = self.obs_op if observed.operator is None else observed.operator
-        return operator(state)[None]
+        return observed.bound(self.obs_op)(state)[None]
 
 
 class Window(eqx.Module):
-    """x_0 -> (H(x_0), ..., H(x_T)): the operator along the model's trajectory."""
+    """x_0 -> (H(x_0), ..., H(x_T)), or -> H at the moments of scattered points: the operator along the trajectory.
+
+    `t0` is the model time of x_0; the problem of a sample has its own.
+    """
 
     forward: Any
     obs_op: Any
@@ -87,9 +101,25 @@ class Window(eqx.Module):
     t0: Array | float
     n_steps: int = eqx.field(static=True)
     n_substeps: int = eqx.field(static=True)
+    between: AbstractTimeInterpolation = LinearInTime()
 
-    def trajectory(self, state: PyTree[Array]) -> PyTree[Array]:
-        """x_0 ... x_T, stacked on a leading axis."""
+    @classmethod
+    def of(cls, method: Any, samples: ObservedSamples) -> "Window":
+        """The window of a method for these samples, from the slots that all window methods have."""
+        n_steps = samples.n_steps(method.n_steps, type(method).__name__)
+        model = (method.forward, method.obs_op, method.forward_adjoint)
+        return cls(*model, 0.0, n_steps, method.n_substeps, method.time_interpolation)
+
+    def place(self, samples: ObservedSamples) -> ObservedSamples:
+        """Scattered points get their place between the entries of the trajectory."""
+        return place(samples, self.forward.dt * self.n_substeps, self.n_steps, self.between)
+
+    def split(self, control: PyTree[Array]) -> tuple[PyTree[Array], PyTree[Array]]:
+        """The parts of a control that J_b and J_q measure: the model has no error."""
+        return control, ()
+
+    def trajectory(self, state: PyTree[Array], increments: PyTree[Array] | None = None) -> PyTree[Array]:
+        """x_0 ... x_T, stacked on a leading axis; `increments` are added at the end of each interval."""
         return rollout(
             self.forward,
             state,
@@ -97,6 +127,7 @@ class Window(eqx.Module):
             forward_adjoint=self.forward_adjoint,
             t0=self.t0,
             n_substeps=self.n_substeps,
+            increments=increments,
         )
 
     def memory(self, state: PyTree[Array]) -> str:
@@ -107,10 +138,35 @@ class Window(eqx.Module):
 
     def along(self, trajectory: PyTree[Array], observed: ObservedEntries) -> Array:
         """The predicted observations of a trajectory that is at hand."""
-        return jax.vmap(self.obs_op)(trajectory)
+        return observed.moments(observed.bound(self.obs_op), trajectory)
 
     def __call__(self, state: PyTree[Array], observed: ObservedEntries) -> Array:
         return self.along(self.trajectory(state), observed)
+
+
+class WeakWindow(eqx.Module):
+    """(x_0, eta) -> (H(x_0), ..., H(x_T)) with x_t = M_t(x_{t-1}) + eta_t."""
+
+    window: Window
+
+    def split(self, control: tuple[PyTree[Array], PyTree[Array]]) -> tuple[PyTree[Array], PyTree[Array]]:
+        """The parts of a control that J_b and J_q measure."""
+        return control
+
+    def trajectory(self, state: tuple[PyTree[Array], PyTree[Array]]) -> PyTree[Array]:
+        """x_0 ... x_T, stacked on a leading axis."""
+        return self.window.trajectory(*state)
+
+    def memory(self, state: tuple[PyTree[Array], PyTree[Array]]) -> str:
+        """In words, what the differentiated model run keeps."""
+        return self.window.memory(state[0])
+
+    def place(self, samples: ObservedSamples) -> ObservedSamples:
+        """Scattered points get their place between the entries of the trajectory."""
+        return self.window.place(samples)
+
+    def __call__(self, state: tuple[PyTree[Array], PyTree[Array]], observed: ObservedEntries) -> Array:
+        return self.window.along(self.trajectory(state), observed)
 
 
 class InnerWindow(eqx.Module):
@@ -127,6 +183,14 @@ class InnerWindow(eqx.Module):
     def __call__(self, state: PyTree[Array], observed: ObservedEntries) -> Array:
         inner = self.window.trajectory(state if self.to_inner is None else self.to_inner(state))
         return self.window.along(inner if self.to_state is None else jax.vmap(self.to_state)(inner), observed)
+
+
+def starting(observe: Any, start: Array | None) -> Any:
+    """The map to observations with every window in it starting at the model time `start`."""
+    if start is None:
+        return observe
+    at_start = lambda part: eqx.tree_at(lambda w: w.t0, part, start) if isinstance(part, Window) else part  # noqa: E731
+    return jax.tree.map(at_start, observe, is_leaf=lambda part: isinstance(part, Window))
 
 
 class ControlSpaceProblem(eqx.Module):
@@ -178,9 +242,8 @@ class ControlSpaceProblem(eqx.Module):
         return self.observed.whiten(innovation), innovation
 
     def _terms_at(self, control: PyTree[Array], innovation: Array, residual: Array) -> CostTerms:
-        background = 0.5 * tree_dot(control, control).astype(residual.dtype)
-        by_instrument = self.observed.cost_by_instrument(innovation, residual)
-        return CostTerms(background, by_instrument, jnp.zeros_like(background))
+        background, error = (0.5 * tree_dot(part, part).astype(residual.dtype) for part in self.observe.split(control))
+        return CostTerms(background, self.observed.cost_by_instrument(innovation, residual), error)
 
     def terms(self, control: PyTree[Array]) -> CostTerms:
         """J_b, J_o by instrument, J_q."""
@@ -257,7 +320,7 @@ class BatchedProblem(eqx.Module):
         """`fn(problem, *arrays)` for every sample, with per-sample convergence; one sample is not vectorised."""
 
         def one(background: PyTree, observed: ObservedEntries, arguments: tuple) -> Any:
-            shared = (self.covariance, self.half, self.observe, self.transform)
+            shared = (self.covariance, self.half, starting(self.observe, observed.start), self.transform)
             return fn(ControlSpaceProblem(background, observed, *shared), *arguments)
 
         per_sample = (self.background, self.observed, arrays)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-__all__ = ["AbstractControlTransform", "Exp", "Identity", "Softplus", "from_control", "to_control"]
+__all__ = ["AbstractControlTransform", "Exp", "Identity", "Softplus", "from_control", "spread", "to_control"]
 
 
 class AbstractControlTransform(eqx.Module):
@@ -62,6 +62,13 @@ def _per_leaf(transform: PyTree, state: PyTree, apply) -> PyTree:
         return jax.tree.map(lambda leaf: apply(transform, leaf), state)
     is_transform = lambda node: isinstance(node, AbstractControlTransform)  # noqa: E731
     return jax.tree.map(apply, transform, state, is_leaf=is_transform)
+
+
+def spread(transform: PyTree, structure: PyTree) -> PyTree:
+    """One transform for each leaf of a state, where one stands for all."""
+    if isinstance(transform, AbstractControlTransform):
+        return jax.tree.map(lambda _: transform, structure)
+    return transform
 
 
 def from_control(transform: PyTree, z: PyTree[Array]) -> PyTree[Array]:

@@ -1,7 +1,8 @@
 """The methods: siblings that solve the same problem and swap in one line.
 
 `OptimalInterpolation` (linear operator, closed form), `ThreeDVar` (any operator, one time), `StrongFourDVar` (a window
-under a model), `IncrementalFourDVar` (the same by outer and inner loops, set by `IncrementalConfig`). Each has
+under a model), `IncrementalFourDVar` (the same by outer and inner loops, set by `IncrementalConfig`), `WeakFourDVar` (a
+window under a model that errs). Each has
 `model(batch)`, `analyse`, `analyse_one`, `iterate`, `posterior`, `with_`, `as_analysis_step`. `AbstractAnalysisMethod`
 is what a method subclasses, `MethodAnalysisStep` a method as the update of a cycle.
 """
@@ -13,6 +14,7 @@ from vardax.models.method import AbstractAnalysisMethod
 from vardax.models.optimal_interpolation import OptimalInterpolation
 from vardax.models.strong_fourdvar import StrongFourDVar
 from vardax.models.threedvar import ThreeDVar
+from vardax.models.weak_fourdvar import WeakFourDVar
 
 __all__ = [
     "AbstractAnalysisMethod",
@@ -22,4 +24,5 @@ __all__ = [
     "OptimalInterpolation",
     "StrongFourDVar",
     "ThreeDVar",
+    "WeakFourDVar",
 ]

@@ -14,8 +14,10 @@ import numpy as np
 import optimistix as optx
 from jaxtyping import Array, PyTree
 
+from vardax.adjoints.mapping import to_optimistix_adjoint
 from vardax.covariances.functions import half
-from vardax.minimisers.observed import ObservedSamples, restrict_samples
+from vardax.minimisers.moments import intervals_since, within_window
+from vardax.minimisers.observed import ObservedSamples, as_points, one_set_of_points, required_steps, restrict_samples
 from vardax.minimisers.problem import BatchedProblem
 from vardax.minimisers.transforms import Identity, to_control
 from vardax.types import AbstractBatch, Observations, concrete_values, float_array, is_traced
@@ -23,6 +25,7 @@ from vardax.types import AbstractBatch, Observations, concrete_values, float_arr
 __all__ = [
     "as_adjoint",
     "as_minimiser",
+    "as_model_error_covariance",
     "as_obs_covariance",
     "as_prior_covariance",
     "as_state",
@@ -30,6 +33,8 @@ __all__ = [
     "check_background_values",
     "check_batch",
     "check_covariance",
+    "check_model_error_covariance",
+    "check_moments",
     "check_options",
     "check_positions",
     "check_structure",
@@ -52,6 +57,24 @@ def as_prior_covariance(operator: Any) -> Any:
 def as_obs_covariance(operator: Any) -> Any:
     """R as it is, or None; or a `TypeError` that says how to make one."""
     return operator if operator is None else _as_covariance(operator, "obs_cov_op")
+
+
+def as_model_error_covariance(operator: Any) -> Any:
+    """Q as it is, or a `TypeError` that says how to make one."""
+    return _as_covariance(operator, "model_err_cov_op")
+
+
+def check_model_error_covariance(operator: Any, structure: PyTree, n_steps: int, owner: str) -> Any:
+    """Q acts on states, or on the model errors of all intervals."""
+    check_covariance(operator, "model_err_cov_op", owner)
+    stacked = jax.tree.map(lambda s: (n_steps, *s.shape), structure)
+    shape = _shapes(operator.out_structure())
+    if shape not in (_shapes(structure), stacked):
+        raise ValueError(
+            f"{owner}: `model_err_cov_op` acts on shape {shape}, expected {_shapes(structure)} (one interval) or "
+            f"{stacked} (all {n_steps} of the window)."
+        )
+    return operator
 
 
 def _as_covariance(operator: Any, name: str) -> Any:
@@ -77,14 +100,8 @@ def as_minimiser(minimiser: Any) -> Any:
 
 
 def as_adjoint(adjoint: Any) -> optx.AbstractAdjoint:
-    """An optimistix adjoint: how gradients of the analysis are made."""
-    if isinstance(adjoint, optx.AbstractAdjoint):
-        return adjoint
-    found = f"{type(adjoint).__module__.split('.')[0]}.{type(adjoint).__name__}"
-    raise TypeError(
-        f"`minimiser_adjoint` is {found}, expected an optimistix adjoint such as optimistix.ImplicitAdjoint() or "
-        "optimistix.RecursiveCheckpointAdjoint(); the adjoint of the model run goes in `forward_adjoint`."
-    )
+    """How gradients of the analysis are made: any adjoint or specification that `to_optimistix_adjoint` recognises."""
+    return to_optimistix_adjoint(adjoint)
 
 
 def _shapes(tree: PyTree) -> PyTree:
@@ -126,9 +143,8 @@ def check_positions(obs_op: Any, batch: Any, prior_cov_op: Any, owner: str) -> N
             obs_op.check(structure)
         except ValueError as error:
             raise ValueError(_not_applicable(owner, obs_op, structure, error)) from error
-    points = batch if isinstance(batch, list | tuple) else [batch]
-    for one in points:
-        if hasattr(obs_op, "at") and isinstance(one, Observations) and not is_traced(one.coords):
+    for one in as_points(batch) or []:
+        if hasattr(obs_op, "at") and not is_traced(one.coords):
             obs_op.at(one)
 
 
@@ -172,6 +188,25 @@ def check_times(batch: Any, owner: str) -> None:
         )
 
 
+def check_moments(batch: Any, method: Any, owner: str) -> None:
+    """Scattered points were made within the window; while tracing those outside it are masked."""
+    for one in as_points(batch) or []:
+        n_steps = required_steps(method.n_steps, owner)
+        parts = [concrete_values(part) for part in (one.time, one.start, one.valid, method.forward.dt)]
+        if any(part is None for part in parts):
+            continue
+        time, start, valid, dt = parts
+        interval = float(dt) * method.n_substeps
+        outside = ~within_window(intervals_since(time, start, interval), n_steps) & (valid != 0)
+        if outside.any():
+            first = int(np.argmax(outside))
+            raise ValueError(
+                f"{owner}: {int(outside.sum())} of {int((valid != 0).sum())} observations were made outside the window "
+                f"[{float(start):g}, {float(start + n_steps * interval):g}], the first is number {first} at time "
+                f"{float(time[first]):g}; `observations.window(t0, t1)` chooses those inside and says when it starts."
+            )
+
+
 def check_structure(tree: PyTree, structure: PyTree, name: str, owner: str) -> None:
     """A state is one array, or the pytree of arrays that B acts on."""
     if jax.tree.structure(tree) != jax.tree.structure(structure):
@@ -202,7 +237,7 @@ def per_sample(tree: PyTree[Array], structure: PyTree, n_samples: int, name: str
 def observation_shape(obs_op: Any, mean: PyTree[Array], structure: PyTree, batch: Any, owner: str) -> tuple[int, ...]:
     """The shape of H(x) for one state, found without computing it."""
     check_structure(mean, structure, "prior_mean / background", owner)
-    points = _one_set_of_points(batch)
+    points = one_set_of_points(batch)
     state = jax.tree.map(lambda s, m: jax.ShapeDtypeStruct(s.shape, m.dtype), structure, mean)
     operator = obs_op.at(points) if points is not None and hasattr(obs_op, "at") else obs_op
     try:
@@ -215,14 +250,6 @@ def observation_shape(obs_op: Any, mean: PyTree[Array], structure: PyTree, batch
             "dictionary of instruments has `.to_observation_operator()`."
         )
     return tuple(predicted.shape)
-
-
-def _one_set_of_points(batch: Any) -> Any:
-    if isinstance(batch, ObservedSamples):
-        return None if batch.points is None else jax.tree.map(lambda a: a[0, 0], batch.points)
-    if isinstance(batch, list | tuple) and batch:
-        batch = batch[0]
-    return batch if hasattr(batch, "coords") and hasattr(batch, "value") else None
 
 
 def assemble(

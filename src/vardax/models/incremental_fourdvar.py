@@ -27,6 +27,7 @@ from jaxtyping import Array, PyTree
 from vardax.dynamics.adjoint_memory import check_tangents, forward_memory
 from vardax.minimisers.gauss_newton import GaussNewtonKrylov, IncrementalConfig
 from vardax.minimisers.minimise import minimise
+from vardax.minimisers.moments import AbstractTimeInterpolation, LinearInTime, as_time_interpolation
 from vardax.minimisers.problem import ControlSpaceProblem, Window
 from vardax.minimisers.transforms import Identity
 from vardax.models.boundary import as_obs_covariance, as_prior_covariance, as_state
@@ -55,6 +56,10 @@ class IncrementalFourDVar(AbstractAnalysisMethod):
     forward_adjoint: Any = eqx.field(default=optx.RecursiveCheckpointAdjoint())
     control_transform: PyTree = eqx.field(default=Identity(), kw_only=True)
     n_substeps: int = eqx.field(static=True, default=1, kw_only=True)
+    n_steps: int | None = eqx.field(static=True, default=None, kw_only=True)
+    time_interpolation: AbstractTimeInterpolation = eqx.field(
+        default=LinearInTime(), converter=as_time_interpolation, kw_only=True
+    )
     tol: float | None = eqx.field(static=True, default=None, kw_only=True)
     strict: bool = eqx.field(static=True, default=False, kw_only=True)
 
@@ -75,8 +80,7 @@ class IncrementalFourDVar(AbstractAnalysisMethod):
         return GaussNewtonKrylov(self.config, self.tol)
 
     def observe(self, samples: Any) -> Window:
-        t0 = 0.0 if samples.times is None else samples.times[0]
-        return Window(self.forward, self.obs_op, self.forward_adjoint, t0, samples.n_entries - 1, self.n_substeps)
+        return Window.of(self, samples)
 
     def solve(self, problem: ControlSpaceProblem, start: PyTree[Array] | None) -> Analysis:
         return minimise(

@@ -12,7 +12,7 @@ import difflib
 import sys
 import warnings
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from vardax.minimisers.minimise import iterate
-from vardax.minimisers.observed import as_window, locate, read_samples
+from vardax.minimisers.observed import as_window, fill_up, locate, read_samples
 from vardax.minimisers.problem import BatchedProblem, ControlSpaceProblem
 from vardax.minimisers.transforms import Identity
 from vardax.models.analysis_step import MethodAnalysisStep
@@ -31,6 +31,7 @@ from vardax.models.boundary import (
     check_background_values,
     check_batch,
     check_covariance,
+    check_moments,
     check_options,
     check_positions,
     check_times,
@@ -41,12 +42,20 @@ from vardax.posterior.laplace import LaplaceCovariance
 from vardax.posterior.posterior import Posterior
 from vardax.types import Analysis, ConvergenceError, ConvergenceWarning, float_array, is_traced
 
-__all__ = ["AbstractAnalysisMethod"]
+__all__ = ["AbstractAnalysisMethod", "ControlPrior"]
 
 
 _WRAPPERS = ("", "vardax", "equinox", "jaxtyping")
 
 MethodT = TypeVar("MethodT", bound="AbstractAnalysisMethod")
+
+
+class ControlPrior(NamedTuple):
+    """What is known before the observations: mean, covariance and control transform of all that is estimated."""
+
+    mean: PyTree[Array]
+    covariance: lx.AbstractLinearOperator
+    transform: PyTree
 
 
 class AbstractAnalysisMethod(eqx.Module):
@@ -78,10 +87,14 @@ class AbstractAnalysisMethod(eqx.Module):
     def solve(self, problem: ControlSpaceProblem, start: PyTree[Array] | None) -> Analysis:
         """The analysis of one sample, from the control `start` (None: the background)."""
 
+    def control_prior(self, samples: Any) -> ControlPrior:
+        """The prior of the control: of the state, unless a method estimates more than a state."""
+        transform = getattr(self, "control_transform", Identity())
+        return ControlPrior(self.prior_mean, self.prior_cov_op, transform)
+
     def problem(self, batch: Any) -> BatchedProblem:
         """The control-space problem of a batch: `cost`, `gradient`, `hessian_product`, ... for each sample."""
-        self._check(batch)
-        return _problem(self, batch)
+        return _problem(self, self._checked(batch))
 
     def __call__(self, batch: Any) -> PyTree[Array]:
         """The analysis states (B, *state). One warning where an eager call did not converge; see `analyse`."""
@@ -108,8 +121,7 @@ class AbstractAnalysisMethod(eqx.Module):
         """
         overrides = {"prior_mean": background, "prior_cov_op": prior_cov_op, "obs_cov_op": obs_cov_op, "obs_op": obs_op}
         method = self.with_(**{name: value for name, value in overrides.items() if value is not None})
-        method._check(batch)
-        analysis = _analyse(method, batch, *method._start(first_guess, warm_start))
+        analysis = _analyse(method, method._checked(batch), *method._start(first_guess, warm_start))
         if self.strict:
             self._raise(analysis)
         return analysis
@@ -128,8 +140,7 @@ class AbstractAnalysisMethod(eqx.Module):
         if not self.iterative:
             yield self.analyse(batch, first_guess=first_guess, warm_start=warm_start)
             return
-        self._check(batch)
-        problem, start = _problem_and_start(self, batch, *self._start(first_guess, warm_start))
+        problem, start = _problem_and_start(self, self._checked(batch), *self._start(first_guess, warm_start))
         minimiser = getattr(self, "minimiser", None)
         yield from iterate(problem, minimiser, tol=self.tol, max_steps=self.max_steps, start=start)
 
@@ -156,13 +167,19 @@ class AbstractAnalysisMethod(eqx.Module):
         """This method as the update of a cycle: (forecast, obs, *, obs_op, obs_err_cov) -> analysis."""
         return MethodAnalysisStep(self)
 
-    def _check(self, batch: Any) -> None:
-        """Types and values, which only an eager call can see; shapes are checked where the problem is posed."""
+    def _checked(self, batch: Any) -> Any:
+        """The batch, scattered points filled up to a common count, after a check of types and values.
+
+        Values only an eager call can see; shapes are checked where the problem is posed.
+        """
         check_batch(batch, type(self).__name__)
+        batch = fill_up(batch, self.obs_cov_op, type(self).__name__)
         check_positions(self.obs_op, batch, self.prior_cov_op, type(self).__name__)
         check_background_values(self.prior_mean, getattr(self, "control_transform", Identity()), type(self).__name__)
         if self.takes_window:
             check_times(batch, type(self).__name__)
+            check_moments(batch, self, type(self).__name__)
+        return batch
 
     def _start(self, first_guess: Any, warm_start: Any) -> tuple[Any, Any]:
         """(first guess or None, control or None), as arrays."""
@@ -195,13 +212,16 @@ def _pose(method: AbstractAnalysisMethod, batch: Any) -> BatchedProblem:
     shape = observation_shape(method.obs_op, method.prior_mean, method.prior_cov_op.out_structure(), batch, owner)
     samples = read_samples(batch, shape, window=method.takes_window, owner=owner)
     samples = locate(samples, method.obs_op)
+    observe = method.observe(samples)
+    samples = observe.place(samples)
+    prior = method.control_prior(samples)
     return assemble(
         samples,
-        mean=method.prior_mean,
-        prior_cov_op=method.prior_cov_op,
+        mean=prior.mean,
+        prior_cov_op=prior.covariance,
         obs_cov_op=method.obs_cov_op,
-        observe=method.observe(samples),
-        transform=getattr(method, "control_transform", Identity()),
+        observe=observe,
+        transform=prior.transform,
         owner=owner,
     )
 
@@ -217,12 +237,20 @@ def _problem_and_start(
     owner = type(method).__name__
     problem = _pose(method, batch)
     if first_guess is not None:
-        structure = method.prior_cov_op.out_structure()
+        structure = problem.covariance.out_structure()
+        if jax.tree.structure(first_guess) != jax.tree.structure(structure):
+            first_guess = _completed(first_guess, problem.background, method)
         first_guess = per_sample(first_guess, structure, problem.n_samples, "first_guess", owner)
         return problem, problem.map_samples(lambda sample, state: sample.control_of(state), first_guess)
     if control is not None:
         control = per_sample(control, problem.half.in_structure(), problem.n_samples, "warm_start", owner)
     return problem, control
+
+
+def _completed(state: PyTree[Array], background: PyTree[Array], method: AbstractAnalysisMethod) -> PyTree[Array]:
+    """A first guess of the state alone, with the background of what else a method estimates."""
+    alone = jax.tree.structure(state) == jax.tree.structure(method.prior_cov_op.out_structure())
+    return (state, *background[1:]) if alone and isinstance(background, tuple) else state
 
 
 @eqx.filter_jit

@@ -23,6 +23,7 @@ from jaxtyping import Array, PyTree
 
 from vardax.dynamics.adjoint_memory import check_reverse, check_tangents, forward_memory
 from vardax.minimisers.minimise import minimise
+from vardax.minimisers.moments import AbstractTimeInterpolation, LinearInTime, as_time_interpolation
 from vardax.minimisers.problem import ControlSpaceProblem, Window
 from vardax.minimisers.transforms import Identity
 from vardax.models.boundary import as_adjoint, as_minimiser, as_obs_covariance, as_prior_covariance, as_state
@@ -53,6 +54,10 @@ class StrongFourDVar(AbstractAnalysisMethod):
     forward_adjoint: Any = eqx.field(default=optx.RecursiveCheckpointAdjoint())
     control_transform: PyTree = eqx.field(default=Identity(), kw_only=True)
     n_substeps: int = eqx.field(static=True, default=1, kw_only=True)
+    n_steps: int | None = eqx.field(static=True, default=None, kw_only=True)
+    time_interpolation: AbstractTimeInterpolation = eqx.field(
+        default=LinearInTime(), converter=as_time_interpolation, kw_only=True
+    )
     tol: float | None = eqx.field(static=True, default=None, kw_only=True)
     max_steps: int = eqx.field(static=True, default=500, kw_only=True)
     strict: bool = eqx.field(static=True, default=False, kw_only=True)
@@ -64,8 +69,7 @@ class StrongFourDVar(AbstractAnalysisMethod):
         check_reverse(self.forward, "the gradient of the cost")
 
     def observe(self, samples: Any) -> Window:
-        t0 = 0.0 if samples.times is None else samples.times[0]
-        return Window(self.forward, self.obs_op, self.forward_adjoint, t0, samples.n_entries - 1, self.n_substeps)
+        return Window.of(self, samples)
 
     def solve(self, problem: ControlSpaceProblem, start: PyTree[Array] | None) -> Analysis:
         return minimise(

@@ -1,0 +1,98 @@
+"""Weak-constraint 4DVar: the initial state and the model errors whose trajectory fits a window best.
+
+    x_t = M_t(x_{t-1}) + eta_t,   t = 1..T
+    J(x_0, eta) = ½‖x_0 - x_b‖²_{B⁻¹} + ½ Σ_{t=0..T} ‖y_t - H(x_t)‖²_{R⁻¹} + ½ Σ_{t=1..T} ‖eta_t‖²_{Q⁻¹}
+
+minimised over the controls of both, chi = (B^{-1/2} (x_0 - x_b), Q^{-1/2} eta), so neither inverse is applied. eta_t is
+a state, whatever H observes; it is added after the last internal step of interval t.
+
+**Assumes** model errors that are Gaussian, unbiased and independent from one interval to the next.
+**Use it** for windows over which the model's error matters. Q decides how far the trajectory may leave the model: as Q
+goes to zero this is `StrongFourDVar`.
+**Not for** a model without error over the window, where T + 1 states are estimated for the price of information on one.
+
+Trémolet, Y. (2006). Accounting for an imperfect model in 4D-Var. QJRMS 132, 2483-2504.
+"""
+
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import optimistix as optx
+from jaxtyping import Array, PyTree
+
+from vardax.covariances.block_diagonal import BlockDiagonalCovariance
+from vardax.covariances.repeated import RepeatedCovariance
+from vardax.dynamics.rollout import forward_memory
+from vardax.minimisers.minimise import minimise
+from vardax.minimisers.moments import AbstractTimeInterpolation, LinearInTime, as_time_interpolation
+from vardax.minimisers.problem import ControlSpaceProblem, WeakWindow, Window
+from vardax.minimisers.transforms import Identity, spread
+from vardax.models.boundary import (
+    as_adjoint,
+    as_minimiser,
+    as_model_error_covariance,
+    as_obs_covariance,
+    as_prior_covariance,
+    as_state,
+    check_model_error_covariance,
+)
+from vardax.models.method import AbstractAnalysisMethod, ControlPrior
+from vardax.types import Analysis
+
+__all__ = ["WeakFourDVar"]
+
+
+class WeakFourDVar(AbstractAnalysisMethod):
+    """Weak-constraint 4DVar; returns the pair x_0* (B, *state), eta* (B, T, *state), and the trajectory in `Analysis`.
+
+    `model_err_cov_op` is Q: of one interval, and then the same for each, or of all T on fields (T, *state). A
+    `first_guess` is a state x_0 (with eta = 0) or a pair. The other slots and options are those of `StrongFourDVar`;
+    `minimiser=GaussNewtonKrylov(IncrementalConfig(...))` minimises by outer and inner loops.
+    """
+
+    takes_window: ClassVar[bool] = True
+    iterative: ClassVar[bool] = True
+
+    forward: Any
+    obs_op: Any
+    prior_mean: PyTree[Array] = eqx.field(converter=as_state)
+    prior_cov_op: lx.AbstractLinearOperator = eqx.field(converter=as_prior_covariance)
+    obs_cov_op: lx.AbstractLinearOperator | None = eqx.field(converter=as_obs_covariance)
+    model_err_cov_op: lx.AbstractLinearOperator = eqx.field(converter=as_model_error_covariance)
+    minimiser: Any = eqx.field(default=None, converter=as_minimiser)
+    minimiser_adjoint: optx.AbstractAdjoint = eqx.field(default=optx.ImplicitAdjoint(), converter=as_adjoint)
+    forward_adjoint: Any = eqx.field(default=optx.RecursiveCheckpointAdjoint())
+    control_transform: PyTree = eqx.field(default=Identity(), kw_only=True)
+    n_substeps: int = eqx.field(static=True, default=1, kw_only=True)
+    n_steps: int | None = eqx.field(static=True, default=None, kw_only=True)
+    time_interpolation: AbstractTimeInterpolation = eqx.field(
+        default=LinearInTime(), converter=as_time_interpolation, kw_only=True
+    )
+    tol: float | None = eqx.field(static=True, default=None, kw_only=True)
+    max_steps: int = eqx.field(static=True, default=500, kw_only=True)
+    strict: bool = eqx.field(static=True, default=False, kw_only=True)
+
+    def __check_init__(self) -> None:
+        forward_memory(self.forward_adjoint)
+
+    def observe(self, samples: Any) -> WeakWindow:
+        return WeakWindow(Window.of(self, samples))
+
+    def control_prior(self, samples: Any) -> ControlPrior:
+        n_steps, structure = samples.n_steps(self.n_steps, "WeakFourDVar"), self.prior_cov_op.out_structure()
+        Q = check_model_error_covariance(self.model_err_cov_op, structure, n_steps, "WeakFourDVar")
+        Q = RepeatedCovariance(Q, n_steps) if Q.out_structure() == structure else Q
+        no_error = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), Q.out_structure())
+        return ControlPrior(
+            (self.prior_mean, no_error),
+            BlockDiagonalCovariance((self.prior_cov_op, Q)),
+            (spread(self.control_transform, structure), spread(Identity(), structure)),
+        )
+
+    def solve(self, problem: ControlSpaceProblem, start: PyTree[Array] | None) -> Analysis:
+        return minimise(
+            problem, self.minimiser, self.minimiser_adjoint, tol=self.tol, max_steps=self.max_steps, start=start
+        )
