@@ -1,4 +1,4 @@
-"""What a `forward_adjoint` slot asks for, recognised by class name whichever package it is from.
+"""What a `forward_adjoint` slot asks for, recognised by `to_diffrax_adjoint`.
 
 | specification | what `rollout` keeps for the adjoint |
 |---|---|
@@ -14,8 +14,8 @@ import dataclasses
 from typing import Any
 
 import diffrax as dfx
-import optimistix as optx
 
+from vardax.adjoints.mapping import to_diffrax_adjoint
 from vardax.dynamics.backsolve import Backwards, backwards_of
 from vardax.dynamics.diffrax_forward import DiffraxForward
 from vardax.types import is_traced
@@ -38,43 +38,26 @@ class Rematerialise:
     checkpoints: int | None = None
 
 
-_REFUSED = {
-    "ImplicitAdjoint": "it differentiates a steady state or a converged solve, not a trajectory",
-    "KStepAdjoint": "it truncates the iterations of an inner solver, not a trajectory: use it as `minimiser_adjoint`",
-    "OneStepAdjoint": "it truncates the iterations of an inner solver, not a trajectory: use it as `minimiser_adjoint`",
-    "TruncatedAdjoint": "it truncates the iterations of an inner solver, not a trajectory: use it as "
-    "`minimiser_adjoint`",
-}
-_ACCEPTED = (
-    "RecursiveCheckpointAdjoint(checkpoints=None), DirectAdjoint(), ForwardMode(), or BacksolveAdjoint() for a model "
-    "with a vector field"
-)
-
-
 def forward_memory(forward_adjoint: Any, forward: Any = None) -> StoreLinearisation | Rematerialise | Backwards:
     """What a `forward_adjoint` slot asks to keep, recognised by class name whichever package it is from.
 
     `forward` is the model, for adjoints that not every model can have.
 
-    >>> forward_memory(optx.RecursiveCheckpointAdjoint(checkpoints=4))
+    >>> forward_memory(dfx.RecursiveCheckpointAdjoint(checkpoints=4))
     Rematerialise(checkpoints=4)
     """
-    if isinstance(forward_adjoint, type):
-        name = forward_adjoint.__name__
-        raise TypeError(f"`forward_adjoint` is the class {name}, expected an instance: {name}().")
-    name = type(forward_adjoint).__name__
-    if name in ("DirectAdjoint", "ForwardMode"):
+    native = to_diffrax_adjoint(forward_adjoint)
+    if isinstance(native, dfx.DirectAdjoint | dfx.ForwardMode):
         return StoreLinearisation()
-    if name == "RecursiveCheckpointAdjoint":
-        return Rematerialise(_checked_checkpoints(getattr(forward_adjoint, "checkpoints", None)))
-    if name == "BacksolveAdjoint":
+    if isinstance(native, dfx.RecursiveCheckpointAdjoint):
+        return Rematerialise(_checked_checkpoints(native.checkpoints))
+    if isinstance(native, dfx.BacksolveAdjoint):
         _check_vector_field(forward)
-        return backwards_of(forward_adjoint)
-    if name in _REFUSED:
-        raise ValueError(
-            f"`forward_adjoint` is {name}, which does not apply to a rollout: {_REFUSED[name]}. Expected {_ACCEPTED}."
-        )
-    raise ValueError(f"Unrecognised adjoint spec {name!r} as `forward_adjoint`; expected {_ACCEPTED}.")
+        return backwards_of(native)
+    raise ValueError(
+        f"`forward_adjoint` is {type(native).__name__}, which does not apply to a rollout: it differentiates a steady "
+        "state, not a trajectory. Take RecursiveCheckpointAdjoint()."
+    )
 
 
 def _check_vector_field(forward: Any) -> None:
@@ -90,7 +73,7 @@ def _check_vector_field(forward: Any) -> None:
 def check_tangents(forward: Any, forward_adjoint: Any, user: str) -> None:
     """Refuse, by name, a model run that can only be differentiated one way where `user` needs its tangent and adjoint.
 
-    >>> check_tangents(None, optx.RecursiveCheckpointAdjoint(), "GaussNewton")
+    >>> check_tangents(None, dfx.RecursiveCheckpointAdjoint(), "GaussNewton")
     """
     if type(forward_adjoint).__name__ == "BacksolveAdjoint":
         raise ValueError(
@@ -103,11 +86,12 @@ def check_tangents(forward: Any, forward_adjoint: Any, user: str) -> None:
 
 def check_reverse(forward: Any, user: str) -> None:
     """Refuse a model that was made for jvp only where `user` needs its adjoint."""
-    constant = isinstance(getattr(forward, "stepsize_controller", None), dfx.ConstantStepSize)
-    if isinstance(forward, DiffraxForward) and type(forward.adjoint).__name__ == "ForwardMode" and not constant:
+    if not isinstance(forward, DiffraxForward) or forward.steps_are_constant:
+        return
+    if isinstance(forward.adjoint, dfx.ForwardMode):
         raise ValueError(
-            f"`forward` is a DiffraxForward with adaptive steps and adjoint=ForwardMode(), which has no adjoint: {user} "
-            "needs one. Make it with adjoint=DirectAdjoint()."
+            "`forward` is a DiffraxForward with adaptive steps and adjoint=ForwardMode(), which has no adjoint: "
+            f"{user} needs one. Make it with adjoint=DirectAdjoint()."
         )
 
 
