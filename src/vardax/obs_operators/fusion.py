@@ -55,9 +55,7 @@ class MultiInstrumentFusion(eqx.Module):
     registry: InstrumentRegistry
     weights: dict[str, Float[Array, ""]]
 
-    def __init__(
-        self, registry: InstrumentRegistry | list[InstrumentSpec], weights: Mapping[str, ArrayLike] | None = None
-    ):
+    def __init__(self, registry: Any, weights: Mapping[str, Any] | None = None):
         self.registry = registry if isinstance(registry, InstrumentRegistry) else InstrumentRegistry(registry)
         given = dict(weights or {})
         self.registry.require(given, f"{OWNER}: `weights`")
@@ -85,10 +83,10 @@ class MultiInstrumentFusion(eqx.Module):
         complete = all(spec.R_op is not None for spec in self.registry)
         return FusedObs(self.registry, self.obs_cov_op if complete else None)
 
-    def at(self, observations: Mapping[str, Observations]) -> "MultiInstrumentFusion":
-        """This fusion with the named instruments at the positions, and with the errors, of these observations.
+    def at(self, observations: Any) -> "MultiInstrumentFusion":
+        """This fusion with the named instruments at the positions, and with the errors, of their `Observations`.
 
-        As many observations as before do not compile again (`Observations.pad_to`).
+        `observations` is {name: Observations}. As many as before do not compile again (`Observations.pad_to`).
         """
         self._require(observations, "at")
         specs = [
@@ -97,8 +95,8 @@ class MultiInstrumentFusion(eqx.Module):
         ]
         return MultiInstrumentFusion(InstrumentRegistry(specs), self.weights)
 
-    def observations(self, observations: Mapping[str, Observations]) -> Observations:
-        """Scattered observations of several instruments as one list, for methods that have this fusion's operator.
+    def observations(self, observations: Any) -> Observations:
+        """{name: Observations}, scattered, as one list, for methods that have this fusion's operator.
 
         Each entry is predicted by its own instrument, with the `aux` of its own. Errors are divided by √w. The list may
         be cut into windows and filled up like any other, and needs no `obs_cov_op`.
@@ -115,7 +113,7 @@ class MultiInstrumentFusion(eqx.Module):
                 )
         return join_observations(self.registry, self.weights, observations)
 
-    def flatten(self, values: Mapping[str, Any]) -> Float[Array, "... M"]:
+    def flatten(self, values: Any) -> Float[Array, "... M"]:
         """{name: (..., *obs)} as (..., M), in the order of `ids`; NaN for instruments that are not named, or None."""
         self._require(values, "flatten")
         arrays = {name: float_array(jnp.asarray(array)) for name, array in values.items() if array is not None}
@@ -145,14 +143,13 @@ class MultiInstrumentFusion(eqx.Module):
             for name, part, shape in zip(sizes, parts, shapes, strict=True)
         }
 
-    def batch(
-        self, observations: Mapping[str, ArrayLike | Observations | None], *, times: ArrayLike | None = None
-    ) -> Batch1D:
+    def batch(self, observations: Any, *, times: Any = None) -> Batch1D:
         """What the methods take: `input` (B, M) or (B, T, M), its mask, and the instrument of each entry.
 
-        Observations of an instrument are (*obs), (B, *obs) or (B, T, *obs), alike for all, with NaN where missing; or
-        `Observations`, at whose positions the instrument is (`at`).
+        `observations` is {name: values}: (*obs), (B, *obs) or (B, T, *obs), alike for all, with NaN where missing; or
+        `Observations`, at whose positions the instrument is (`at`). Instruments that are not named are missing.
         """
+        self._require(observations, "batch")
         flat = self.flatten({name: _values(given) for name, given in observations.items()})
         flat = flat[None] if flat.ndim == 1 else flat
         number = np.repeat(np.arange(len(self.ids)), list(self._sizes().values()))
@@ -164,7 +161,7 @@ class MultiInstrumentFusion(eqx.Module):
             n_instruments=len(self.ids),
         )
 
-    def _require(self, observations: Mapping[str, Any], method: str) -> None:
+    def _require(self, observations: Any, method: str) -> None:
         """Names that are there, of at least one instrument."""
         if not isinstance(observations, Mapping):
             raise TypeError(
@@ -211,8 +208,8 @@ class MultiInstrumentFusion(eqx.Module):
         return jnp.broadcast_to(jnp.concatenate(parts), flat.shape)
 
 
-def _as_weight(name: str, weight: ArrayLike) -> Array:
-    weight = float_array(weight)
+def _as_weight(name: str, weight: Any) -> Array:
+    weight = float_array(jnp.asarray(weight))
     value = concrete_values(weight)
     if weight.shape != () or (value is not None and not 0 < float(value) < np.inf):
         raise ValueError(

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
@@ -45,7 +46,7 @@ class InstrumentSpec(eqx.Module):
     instrument_id: str = eqx.field(static=True)
 
     def __init__(
-        self, obs_op: Any, mask: ArrayLike | Sequence[Any] | None = None, R_op: Any = None, instrument_id: str = ""
+        self, obs_op: Any, mask: ArrayLike | Sequence[Any] | None = None, R_op: Any = None, instrument_id: Any = ""
     ):
         if not isinstance(instrument_id, str):
             raise TypeError(f"InstrumentSpec: `instrument_id` is {instrument_id!r}, expected a name such as 'tropomi'.")
@@ -57,6 +58,8 @@ class InstrumentSpec(eqx.Module):
         if not callable(obs_op):
             raise TypeError(f"{owner}: `obs_op` is {type(obs_op).__name__}, expected an observation operator.")
         self.R_op = None if R_op is None else as_covariance(owner, R_op, "R_op")
+        if R_op is not None and not isinstance(self.R_op.out_structure(), jax.ShapeDtypeStruct):
+            raise TypeError(f"{owner}: `R_op` acts on {self.R_op.out_structure()}, expected one array of observations.")
         dtype = jnp.result_type(float) if R_op is None else self.R_op.out_structure().dtype
         self.obs_op, self.instrument_id = obs_op, instrument_id
         self.mask = None if mask is None else _as_mask(jnp.asarray(mask), owner).astype(dtype)
@@ -90,7 +93,7 @@ class InstrumentRegistry(eqx.Module):
 
     entries: tuple[InstrumentSpec, ...]
 
-    def __init__(self, entries: Sequence[InstrumentSpec]):
+    def __init__(self, entries: Any):
         entries = [entries] if isinstance(entries, InstrumentSpec) else list(entries)
         for entry in entries:
             if not isinstance(entry, InstrumentSpec):

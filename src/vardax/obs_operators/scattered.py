@@ -5,10 +5,10 @@
 Every instrument's operator is bound to all positions, with the entries of the others not valid, and row j of the result
 is that of instrument i(j). So the order and the number of each instrument's entries are free: the list can be cut into
 windows and filled up to a few sizes like one of a single instrument. What an instrument reads from `aux` (the kernels
-of a retrieval) stands in the list under "name/key".
+of a retrieval) stands in the list under "name/key"; "name/" says that an instrument has no entries at all.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -37,6 +37,8 @@ class ScatteredObs(eqx.Module):
     def __init__(self, registry: InstrumentRegistry, observations: Observations):
         operators, chosen, masks = [], [], []
         for number, spec in enumerate(registry):
+            if spec.instrument_id + SEPARATOR in observations.aux:
+                continue
             if not hasattr(spec.obs_op, "at"):
                 raise ValueError(
                     f"FusedObs: {type(spec.obs_op).__name__} of instrument {spec.instrument_id!r} does not read "
@@ -110,14 +112,15 @@ def join_observations(
         numbers.append(np.full(size, registry.ids.index(name), np.int32))
         roots.append(jnp.broadcast_to(jnp.sqrt(weights[name]).astype(points.error.dtype), (size,)))
     fields["error"] = fields["error"] / _join(roots)
-    aux = _joined_aux(given)
+    aux = _joined_aux(given, registry.ids)
     return Observations(**fields, instrument=_join(numbers), aux=aux, n_instruments=len(registry))
 
 
-def _joined_aux(given: Mapping[str, Observations]) -> dict[str, Any]:
+def _joined_aux(given: Mapping[str, Observations], names: Sequence[str]) -> dict[str, Any]:
     """Every instrument's arrays under its name; the entries of the others are NaN, or 0 in whole numbers."""
     sizes = [points.value.shape[0] for points in given.values()]
-    aux = {}
+    none = np.zeros(sum(sizes), np.int32)
+    aux = {name + SEPARATOR: none for name in names if name not in given}
     for place, (name, points) in enumerate(given.items()):
         for key, array in points.aux.items():
             gap = jnp.nan if jnp.issubdtype(array.dtype, jnp.inexact) else 0
