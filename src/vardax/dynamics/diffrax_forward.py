@@ -18,6 +18,7 @@ import diffrax as dfx
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optimistix as optx
 from jaxtyping import Array, ArrayLike, PyTree
 
 from vardax.dynamics.runge_kutta import explicit_step
@@ -40,7 +41,7 @@ class DiffraxForward(eqx.Module):
     - `vector_field`: a function, or an `eqx.Module` whose arrays are parameters to differentiate with respect to.
     - `dt`: the length of one step of the model; a negative one runs backwards.
     - `solver`: any diffrax solver of one ODE. An implicit one with constant steps needs tolerances of its own, such as
-      `Kvaerno3(root_finder=diffrax.VeryChord(rtol=1e-8, atol=1e-8))`.
+      `Kvaerno3(root_finder=optimistix.Newton(rtol=1e-8, atol=1e-8))`.
     - `stepsize_controller`: `ConstantStepSize()`, or `PIDController(rtol, atol)` to adapt inside each `dt`.
     - `n_substeps`: solver steps in `dt`; with an adaptive controller, the first one tried is dt / n_substeps.
     - `adjoint`: how adaptive steps are differentiated: `DirectAdjoint()` both ways, `ForwardMode()` by jvp only (and
@@ -82,15 +83,21 @@ class DiffraxForward(eqx.Module):
         _check_adjoint(adjoint)
         self.vector_field, self.args, self.state_signature = vector_field, args, state_signature
         self.dt = checked_dt(dt, owner)
-        self.solver, self.stepsize_controller, self.adjoint = _both_ways(solver), stepsize_controller, adjoint
+        self.stepsize_controller, self.adjoint = stepsize_controller, adjoint
+        self.solver = _prepared(solver, stepsize_controller)
         self.n_substeps = checked_count(n_substeps, "n_substeps", owner, least=1)
         self.max_steps = checked_count(max_steps, "max_steps", owner, least=1)
+
+    @property
+    def steps_are_constant(self) -> bool:
+        """Whether the solver's steps are all of one length."""
+        return isinstance(self.stepsize_controller, dfx.ConstantStepSize)
 
     def step(self, state: PyTree[Array], dt: ArrayLike, *, t0: ArrayLike = 0.0) -> PyTree[Array]:
         """The state one interval `dt` after time `t0`, in the dtypes of `state`."""
         dtype = jnp.result_type(*[leaf.real.dtype for leaf in jax.tree.leaves(state)])
         start, length = (jnp.asarray(in_state_dtype(value, state), dtype) for value in (t0, dt))
-        if not isinstance(self.stepsize_controller, dfx.ConstantStepSize):
+        if not self.steps_are_constant:
             return self._adaptive(state, start, length)
         h = length / self.n_substeps
         if self.n_substeps == 1:
@@ -106,10 +113,13 @@ class DiffraxForward(eqx.Module):
             field = lambda t, x: self.vector_field(t, x, self.args)  # noqa: E731
             return explicit_step(field, t, state, h, a_lower=tableau.a_lower, b=tableau.b_sol, c=tableau.c)
         term = dfx.ODETerm(self.vector_field)
+        # An implicit solver that is given NaN raises, which would end a minimisation instead of the trial step.
+        finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state)]))
+        start = jax.tree.map(lambda leaf: jnp.where(finite, leaf, jnp.zeros_like(leaf)), state)
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-            carried = solver.init(term, t, t + h, state, self.args)
-            after, _, _, _, result = solver.step(term, t, t + h, state, self.args, carried, made_jump=False)
-        return _if_successful(after, result, state)
+            carried = solver.init(term, t, t + h, start, self.args)
+            after, _, _, _, result = solver.step(term, t, t + h, start, self.args, carried, made_jump=False)
+        return _where(finite & (result == dfx.RESULTS.successful), after, state)
 
     def _adaptive(self, state: PyTree[Array], start: Array, length: Array) -> PyTree[Array]:
         """Steps of the controller's choice over one interval."""
@@ -127,19 +137,60 @@ class DiffraxForward(eqx.Module):
                 max_steps=self.max_steps,
                 throw=False,
             )
-        return _if_successful(jax.tree.map(lambda leaf: leaf[0], solution.ys), solution.result, state)
+        after = jax.tree.map(lambda leaf: leaf[0], solution.ys)
+        return _where(solution.result == dfx.RESULTS.successful, after, state)
 
 
-def _if_successful(after: PyTree[Array], result: Any, before: PyTree[Array]) -> PyTree[Array]:
+def _where(successful: Any, after: PyTree[Array], before: PyTree[Array]) -> PyTree[Array]:
     """`after` in the dtypes of `before`, or NaN where the solver gave up."""
-    successful = result == dfx.RESULTS.successful
     return jax.tree.map(lambda a, b: jnp.where(successful, a.astype(b.dtype), jnp.full_like(b, jnp.nan)), after, before)
 
 
-def _both_ways(solver: Any) -> Any:
-    """The solver with stages that can be differentiated forwards and backwards, as `DirectAdjoint` has them."""
+class _FiniteRootFinder(optx.AbstractRootFinder):
+    """A root finder that gives zero where it fails.
+
+    The step is then thrown away, but its derivative is taken all the same, and must not meet an infinite Jacobian.
+    """
+
+    finder: optx.AbstractRootFinder
+
+    @property
+    def rtol(self) -> Any:
+        return self.finder.rtol
+
+    @property
+    def atol(self) -> Any:
+        return self.finder.atol
+
+    @property
+    def norm(self) -> Any:
+        return self.finder.norm
+
+    def init(self, *args: Any, **kwargs: Any) -> Any:
+        return self.finder.init(*args, **kwargs)
+
+    def step(self, *args: Any, **kwargs: Any) -> Any:
+        return self.finder.step(*args, **kwargs)
+
+    def terminate(self, *args: Any, **kwargs: Any) -> Any:
+        return self.finder.terminate(*args, **kwargs)
+
+    def postprocess(
+        self, fn: Any, y: Any, aux: Any, args: Any, options: Any, state: Any, tags: Any, result: Any
+    ) -> Any:
+        y, aux, stats = self.finder.postprocess(fn, y, aux, args, options, state, tags, result)
+        found = result == optx.RESULTS.successful
+        return jax.tree.map(lambda leaf: jnp.where(found, leaf, jnp.zeros_like(leaf)), y), aux, stats
+
+
+def _prepared(solver: Any, controller: Any) -> Any:
+    """The solver with stages that can be differentiated both ways, and with roots that stay finite."""
     if getattr(solver, "scan_kind", "none there") is None:
-        return eqx.tree_at(lambda s: s.scan_kind, solver, "bounded", is_leaf=lambda leaf: leaf is None)
+        solver = eqx.tree_at(lambda s: s.scan_kind, solver, "bounded", is_leaf=lambda leaf: leaf is None)
+    finder = getattr(solver, "root_finder", None)
+    if isinstance(controller, dfx.ConstantStepSize) and finder is not None:
+        finite = finder if isinstance(finder, _FiniteRootFinder) else _FiniteRootFinder(finder)
+        solver = eqx.tree_at(lambda s: s.root_finder, solver, finite)
     return solver
 
 
@@ -156,7 +207,8 @@ def _check_solver(solver: Any, controller: Any) -> None:
         )
     if isinstance(controller, type) or not isinstance(controller, dfx.AbstractStepSizeController):
         raise TypeError(
-            f"{owner}: `stepsize_controller` is {controller!r}, expected ConstantStepSize() or PIDController(rtol, atol)."
+            f"{owner}: `stepsize_controller` is {controller!r}, expected ConstantStepSize() or "
+            "PIDController(rtol, atol)."
         )
     if isinstance(controller, dfx.StepTo):
         raise ValueError(f"{owner}: `stepsize_controller` is StepTo, whose times are fixed; use `n_substeps` instead.")
@@ -165,7 +217,7 @@ def _check_solver(solver: Any, controller: Any) -> None:
         if finder is not None and not isinstance(finder.rtol, float | int | Array):
             raise ValueError(
                 f"{owner}: `solver` is {name}, whose root finder takes its tolerances from an adaptive controller; "
-                f"give it its own, {name}(root_finder=diffrax.VeryChord(rtol=1e-8, atol=1e-8)), or use PIDController."
+                f"give it its own, {name}(root_finder=optimistix.Newton(rtol=1e-8, atol=1e-8)), or use PIDController."
             )
     elif not isinstance(solver, dfx.AbstractAdaptiveSolver):
         raise ValueError(
