@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from vardax.obs_operators.linearisation import as_field, linearise_operator
-from vardax.obs_operators.masks import is_unbound
+from vardax.obs_operators.sampling import is_unbound, sample_along
 from vardax.obs_operators.module_operator import ModuleLinearOperator, structure_of
 from vardax.obs_operators.soundings import PARTS, check_model_levels, check_soundings, reduce_soundings
 from vardax.types import concrete_values, float_array
@@ -121,8 +121,14 @@ class ColumnRetrieval(eqx.Module):
         return bound if valid is None else bound._only(valid != 0)
 
     def __call__(self, state: PyTree[Array]) -> Float[Array, "p"]:
+        return self._seen_from(self._columns(state))
+
+    def sample_along(self, trajectory: PyTree[Array], entry: Int[Array, "p"]) -> Float[Array, "p"]:
+        """Sounding j as state `entry[j]` of a stacked trajectory predicts it, and no other."""
+        return self._seen_from(sample_along(self.interp, trajectory, entry))
+
+    def _seen_from(self, columns: Float[Array, "K p"]) -> Float[Array, "p"]:
         gain, offset, _ = self._bound()
-        columns = self._columns(state)
         return offset.astype(columns.dtype) + _WeightedSum(gain.astype(columns.dtype))(columns)
 
     def linearize(self, state: PyTree[Array]) -> lx.AbstractLinearOperator:

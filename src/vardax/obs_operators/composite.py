@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from vardax.obs_operators.linearisation import is_linear, linearise_operator
-from vardax.obs_operators.masks import is_unbound, mask_on, where_seen
+from vardax.obs_operators.sampling import is_unbound, mask_on, sample_along, where_seen
 from vardax.types import is_traced
 
 __all__ = ["CompositeObs"]
@@ -86,6 +86,15 @@ class CompositeObs(eqx.Module):
         # What is made of several positions has no meaning where some of them are missing; `check` says so in words.
         return jnp.where(jnp.all(mask != 0), predicted, jnp.nan) if seen is None else where_seen(seen, predicted)
 
+    def sample_along(self, trajectory: PyTree[Array], entry: Int[Array, "p"]) -> Array:
+        """Point j as state `entry[j]` of a stacked trajectory predicts it: sampled once, then made what is observed."""
+        first = next((n for n, op in enumerate(self.ops) if hasattr(op, "sample_along")), len(self.ops) - 1)
+        fields = functools.reduce(lambda value, op: jax.vmap(op)(value), self.ops[:first], trajectory)
+        value = sample_along(self.ops[first], fields, entry)
+        for before, op in zip(self.ops[first:], self.ops[first + 1 :], strict=False):
+            value = op(_shown(before, value))
+        return where_seen(mask_on(self, value.shape), value)
+
     def linearize(self, state: PyTree[Array]) -> lx.AbstractLinearOperator:
         tangent = linearise_operator(self.ops[0], state)
         for before, op in zip(self.ops, self.ops[1:], strict=False):
@@ -125,8 +134,11 @@ class CompositeObs(eqx.Module):
 
 def _pass_on(value: PyTree[Array], op: Any) -> PyTree[Array]:
     """op(value); where `op` masks a position, the value of one that is seen, so that what follows stays finite."""
-    value = op(value)
-    if getattr(op, "mask", None) is None or (seen := mask_on(op, value.shape)) is None or not op.mask.ndim:
+    return _shown(op, op(value))
+
+
+def _shown(op: Any, value: PyTree[Array]) -> PyTree[Array]:
+    if getattr(op, "mask", None) is None or (seen := mask_on(op, value.shape)) is None:
         return value
     shown = jnp.argmax(op.mask != 0)
     stand_in = jnp.where(jnp.any(seen), value[..., shown], jnp.ones_like(value[..., shown]))

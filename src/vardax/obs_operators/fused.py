@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, PyTree
 from vardax.covariances.factors import AbstractFactor
 from vardax.obs_operators.instruments import InstrumentRegistry, InstrumentSpec
 from vardax.obs_operators.linearisation import is_linear, linearise_operator
-from vardax.obs_operators.masks import is_unbound, mask_on, where_seen
+from vardax.obs_operators.sampling import is_unbound, mask_on, where_seen
 from vardax.obs_operators.scattered import ScatteredObs
 from vardax.types import Observations
 

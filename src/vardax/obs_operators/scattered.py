@@ -16,12 +16,12 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from vardax.covariances.factors import AbstractFactor
 from vardax.obs_operators.instruments import SEPARATOR, InstrumentRegistry
 from vardax.obs_operators.linearisation import linearise_operator
-from vardax.obs_operators.masks import mask_on, where_seen
+from vardax.obs_operators.sampling import mask_on, sample_along, where_seen
 from vardax.types import Observations, is_traced
 
 __all__ = ["ScatteredObs", "join_observations"]
@@ -65,6 +65,10 @@ class ScatteredObs(eqx.Module):
 
     def __call__(self, state: PyTree[Array]) -> Float[Array, "p"]:
         return _select([operator(state) for operator in self.operators], self.chosen)
+
+    def sample_along(self, trajectory: PyTree[Array], entry: Int[Array, "p"]) -> Float[Array, "p"]:
+        """Entry j as state `entry[j]` of a stacked trajectory predicts it."""
+        return _select([sample_along(operator, trajectory, entry) for operator in self.operators], self.chosen)
 
     def linearize(self, state: PyTree[Array]) -> lx.AbstractLinearOperator:
         return _Selected(tuple(linearise_operator(operator, state) for operator in self.operators), self.chosen)
