@@ -5,6 +5,7 @@ correlations reach. Its size is part of the compiled program, so it needs the *v
 eagerly, also under an eager `grad`, and unknown under `jit` and `vmap`.
 """
 
+import functools
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from vardax.types import Grid, concrete_values, is_traced
 __all__ = [
     "PADDED_LIMIT",
     "PADDING_LENGTHS",
+    "common_dtype",
     "fast_size",
     "free_axes",
     "known",
@@ -82,6 +84,14 @@ def spacing_of(owner: str, shape: Any, grid: Grid, spacing: Numbers) -> Numbers:
             )
     values = [known(size) for size in grid.cell_size]
     return [jnp.mean(s) if v is None else np.mean(v) for s, v in zip(grid.cell_size, values, strict=True)]
+
+
+def common_dtype(*parameters: ArrayLike | Sequence[ArrayLike]) -> Any:
+    """The float dtype of the arrays among the parameters; numbers have none, and alone mean the default."""
+    arrays = [x for x in jax.tree.leaves(parameters) if isinstance(x, jax.Array | np.ndarray)]
+    dtypes = [jnp.asarray(x).dtype for x in arrays if not getattr(x, "weak_type", False)]
+    floats = [dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)]
+    return functools.reduce(jnp.promote_types, floats) if floats else jnp.result_type(float)
 
 
 def known(x: Numbers) -> np.ndarray | None:

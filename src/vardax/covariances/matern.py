@@ -1,6 +1,5 @@
 """The Matérn covariance on a regular grid, matrix-free: smooth random fields at the cost of an FFT pair."""
 
-import functools
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -11,7 +10,16 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from vardax.covariances.base import AbstractCovariance, real_array
-from vardax.covariances.box import free_axes, known, known_lengths, padded_box, per_axis, require_values, spacing_of
+from vardax.covariances.box import (
+    common_dtype,
+    free_axes,
+    known,
+    known_lengths,
+    padded_box,
+    per_axis,
+    require_values,
+    spacing_of,
+)
 from vardax.covariances.correlations import require_matern_smoothness
 from vardax.covariances.restriction import DenseRestriction, require_restrictable, restrict_dense
 from vardax.covariances.sizes import DENSE_LIMIT, require_dense_size
@@ -82,7 +90,7 @@ class MaternLinearOperator(AbstractCovariance):
         if grid.ndim > 3:
             raise ValueError(f"{owner}: `shape` is {grid.shape}, expected one to three axes.")
         require_matern_smoothness(owner, nu)
-        dtype = _dtype(length_scale, sigma) if dtype is None else dtype
+        dtype = common_dtype(length_scale, sigma) if dtype is None else dtype
         spacing = spacing_of(owner, shape, grid, spacing)
         steps = per_axis(owner, "spacing", spacing, grid.ndim, dtype)
         cells = per_axis(owner, "length_scale", length_scale, grid.ndim, dtype) / steps
@@ -201,14 +209,6 @@ def _solve(covariance: MaternLinearOperator, vector: Array, tol: float) -> tuple
         return apply_spectrum(inverse, residual, covariance.domain_shape, covariance.shape)
 
     return conjugate_gradients(covariance.mv, vector, precondition, tol=tol, max_steps=1000)
-
-
-def _dtype(*parameters: ArrayLike | Sequence[ArrayLike]) -> Any:
-    """The float dtype of the arrays among the parameters; numbers have none, and alone mean the default."""
-    arrays = [x for x in jax.tree.leaves(parameters) if isinstance(x, jax.Array | np.ndarray)]
-    dtypes = [jnp.asarray(x).dtype for x in arrays if not getattr(x, "weak_type", False)]
-    floats = [dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)]
-    return functools.reduce(jnp.promote_types, floats) if floats else jnp.result_type(float)
 
 
 def _deviation(owner: str, sigma: ArrayLike, dtype: Any) -> Float[Array, ""]:
