@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from vardax.covariances import DiagonalCovariance
-from vardax.models import OptimalInterpolation
+from vardax.dynamics import DiscreteForward
+from vardax.models import OptimalInterpolation, StrongFourDVar
 from vardax.obs_operators import (
     ColumnRetrieval,
     CompositeObs,
@@ -166,3 +167,33 @@ def test_a_day_without_soundings_is_that_of_the_stations_alone():
 def test_what_does_not_fit_is_refused(make, error, words):
     with pytest.raises(error, match=words):
         make()
+
+
+def spread(points, seed):
+    """The same observations at times between 0 and 2."""
+    time = np.random.default_rng(seed).uniform(0, 2, points.value.shape)
+    return Observations(points.value, points.error, time, points.coords, aux=dict(points.aux))
+
+
+@pytest.mark.x64
+@pytest.mark.slow
+def test_a_window_of_scattered_observations_is_the_dense_formula():
+    """Two instruments at times of their own, between the states of a linear model: 4D-Var against its closed form."""
+    damped = DiscreteForward(lambda x: 0.9 * x + 0.05 * jnp.roll(x, 1, axis=-1), dt=1.0)
+    fused = fusion({"columns": 0.5})
+    joined = fused.observations({"stations": spread(stations(4), 3), "columns": spread(soundings(5), 4)})
+    B = DiagonalCovariance(np.full(X.shape, 0.1))
+    method = StrongFourDVar(damped, fused.to_observation_operator(), X, B, None, n_steps=2, tol=1e-11)
+    analysis = method.analyse([joined])
+    operator = fused.to_observation_operator().at(joined)
+
+    def predict(x):
+        states = jnp.stack([x, damped.step(x, 1.0), damped.step(damped.step(x, 1.0), 1.0)])
+        predicted = jax.vmap(operator)(states)
+        return jax.vmap(lambda time, column: jnp.interp(time, jnp.arange(3.0), column))(joined.time, predicted.T)
+
+    G = np.asarray(jax.jacobian(predict)(jnp.asarray(X))).reshape(9, -1)
+    innovation = np.asarray(joined.value - predict(jnp.asarray(X)))
+    S = 0.1 * G @ G.T + np.diag(np.asarray(joined.error) ** 2)
+    expected = X.ravel() + 0.1 * G.T @ np.linalg.solve(S, innovation)
+    np.testing.assert_allclose(analysis.state[0].ravel(), expected, atol=1e-8)

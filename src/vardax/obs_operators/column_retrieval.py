@@ -26,8 +26,8 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from vardax.obs_operators.linearisation import as_field, linearise_operator
-from vardax.obs_operators.sampling import is_unbound, sample_along
 from vardax.obs_operators.module_operator import ModuleLinearOperator, structure_of
+from vardax.obs_operators.sampling import is_unbound, sample_along
 from vardax.obs_operators.soundings import PARTS, check_model_levels, check_soundings, reduce_soundings
 from vardax.types import concrete_values, float_array
 
