@@ -387,7 +387,7 @@ def test_each_point_may_be_read_off_another_state_of_a_trajectory(leading):
     entry = jnp.array([2, 0, 1, 1, 2, 0])
     everywhere = jax.vmap(H)(trajectory)
     expected = jnp.stack([everywhere[e, ..., j] for j, e in enumerate(entry.tolist())], axis=-1)
-    np.testing.assert_allclose(H.along(trajectory, entry), expected, rtol=1e-6)
+    np.testing.assert_allclose(H.sample_along(trajectory, entry), expected, rtol=1e-6)
 
 
 @pytest.mark.x64

@@ -1,8 +1,8 @@
 """The control-space problem and what solves it.
 
 `ControlSpaceProblem` (one sample) and `BatchedProblem` are what every method poses: a background, `ObservedEntries`
-with their restricted R, B^{1/2}, and `Snapshot` or `Window`, which predict observations from a state. `minimise` and
-`iterate` run any optimistix solver on them, wrapped in a `RecordingSolver`; `solve_blue_problem` solves the
+with their restricted R, B^{1/2}, and `Snapshot` or `Window`, which predict observations from a state; scattered ones lie
+between the entries of a window, read `LinearInTime()` or `NearestInTime()`. `minimise` and `iterate` run any optimistix solver on them, wrapped in a `RecordingSolver`; `solve_blue_problem` solves the
 linear-Gaussian ones directly. `GaussNewtonKrylov` is the incremental minimiser: outer loops, and inside `LanczosCG` or
 `DualCG`. The transforms `Identity`, `Exp`, `Softplus` keep states positive.
 """
@@ -23,6 +23,14 @@ from vardax.minimisers.krylov import KrylovResult, solve_blue
 from vardax.minimisers.lanczos import AbstractVectors, ControlVectors, ImageVectors, KrylovRecord, RitzPairs
 from vardax.minimisers.lbfgs import LimitedMemoryBFGS, RoundingArmijo
 from vardax.minimisers.minimise import iterate, minimise
+from vardax.minimisers.moments import (
+    AbstractMoments,
+    AbstractTimeInterpolation,
+    BetweenEntries,
+    EveryEntry,
+    LinearInTime,
+    NearestInTime,
+)
 from vardax.minimisers.observed import ObservedEntries, ObservedSamples
 from vardax.minimisers.problem import BatchedProblem, ControlSpaceProblem, InnerWindow, Snapshot, WeakWindow, Window
 from vardax.minimisers.recording import Record, RecordingSolver
@@ -31,12 +39,16 @@ from vardax.minimisers.transforms import AbstractControlTransform, Exp, Identity
 __all__ = [
     "AbstractControlTransform",
     "AbstractInnerSolver",
+    "AbstractMoments",
+    "AbstractTimeInterpolation",
     "AbstractVectors",
     "Backtracking",
     "BatchedProblem",
+    "BetweenEntries",
     "ControlSpaceProblem",
     "ControlVectors",
     "DualCG",
+    "EveryEntry",
     "Exp",
     "GaussNewtonKrylov",
     "Identity",
@@ -47,6 +59,8 @@ __all__ = [
     "KrylovResult",
     "LanczosCG",
     "LimitedMemoryBFGS",
+    "LinearInTime",
+    "NearestInTime",
     "NormalFactor",
     "ObservedEntries",
     "ObservedSamples",

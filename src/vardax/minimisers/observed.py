@@ -23,28 +23,21 @@ from vardax.minimisers.moments import (
     AbstractTimeInterpolation,
     EveryEntry,
     intervals_since,
+    required_steps,
     within_window,
 )
-from vardax.types import AbstractBatch, Observations, float_array, is_traced, observed_entries
+from vardax.minimisers.point_counts import of_one_count
+from vardax.types import AbstractBatch, Observations, float_array, observed_entries
 
 __all__ = [
-    "SMALLEST_BUCKET",
     "ObservedEntries",
     "ObservedSamples",
-    "as_points",
     "as_window",
-    "bucket_of",
-    "fill_up",
     "locate",
-    "one_set_of_points",
     "place",
     "read_samples",
-    "required_steps",
     "restrict_samples",
 ]
-
-SMALLEST_BUCKET = 32
-"""Fewer points than this are filled up to it."""
 
 
 class ObservedSamples(eqx.Module):
@@ -186,7 +179,7 @@ def _with_entry_axis(samples: ObservedSamples) -> ObservedSamples:
 
 
 def _from_points(points: Sequence[Observations], owner: str) -> ObservedSamples:
-    alike = _of_one_count(points, max(o.value.shape[0] for o in points), owner)
+    alike = of_one_count(points, max(o.value.shape[0] for o in points), owner)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves)[:, None], *alike)
     value, mask = observed_entries(stacked.value, stacked.valid)
     return ObservedSamples(
@@ -198,75 +191,6 @@ def _from_points(points: Sequence[Observations], owner: str) -> ObservedSamples:
         points=stacked,
         n_instruments=stacked.n_instruments,
     )
-
-
-def as_points(batch: Any) -> list[Observations] | None:
-    """The Observations of a batch, one for each sample; None where it is a batch on a grid."""
-    points = [batch] if isinstance(batch, Observations) else batch
-    scattered = isinstance(points, list | tuple) and all(isinstance(o, Observations) for o in points)
-    return list(points) if scattered and points else None
-
-
-def one_set_of_points(batch: Any) -> Any:
-    """The points of the first sample, by which the shape of what is predicted is found; None on a grid."""
-    if isinstance(batch, ObservedSamples):
-        return None if batch.points is None else jax.tree.map(lambda a: a[0, 0], batch.points)
-    points = as_points(batch)
-    return None if points is None else points[0]
-
-
-def fill_up(batch: Any, obs_cov_op: lx.AbstractLinearOperator | None, owner: str) -> Any:
-    """A batch whose Observations have a count that many other counts share, so that few of them compile.
-
-    It is the number of entries of `obs_cov_op`, or the smallest bucket (`bucket_of`) that holds the points of every
-    sample. Points that were padded by hand keep their count, and so do all while tracing, where each compiles anyway.
-    """
-    points = as_points(batch)
-    if points is None:
-        return batch
-    size, errors = max(o.value.shape[0] for o in points), _n_errors(obs_cov_op)
-    traced = any(is_traced(leaf) for leaf in jax.tree.leaves(points))
-    if errors is not None and errors >= size:
-        size = errors
-    elif not traced and not all(o.padded for o in points):
-        size = bucket_of(size)
-    return _of_one_count(points, size, owner)
-
-
-def bucket_of(count: int) -> int:
-    """The count that `count` points are filled up to: the next power of two, from 32 on.
-
-    Counts that differ by no more than a factor of four fall into at most three buckets.
-    """
-    return max(SMALLEST_BUCKET, 1 << max(count - 1, 0).bit_length())
-
-
-def _n_errors(obs_cov_op: lx.AbstractLinearOperator | None) -> int | None:
-    """For how many points an R is; None where it says nothing about that."""
-    structure = None if obs_cov_op is None else obs_cov_op.out_structure()
-    shape = getattr(structure, "shape", ())
-    return shape[-1] if len(shape) == 1 or (len(shape) == 2 and shape[0] == 1) else None
-
-
-def _of_one_count(points: Sequence[Observations], size: int, owner: str) -> list[Observations]:
-    """The points of every sample with one count and one number of instruments, so that they stack."""
-    shapes = {(o.coords.shape[1:], *sorted((key, a.shape[1:]) for key, a in o.aux.items())) for o in points}
-    if len(shapes) > 1:
-        raise ValueError(
-            f"{owner}: the Observations of `batch` have `coords` and `aux` of different shapes, {sorted(shapes)}; "
-            "expected one for all samples."
-        )
-    n_instruments = max(o.n_instruments for o in points)
-    return [_padded(o, size, n_instruments) for o in points]
-
-
-def _padded(points: Observations, size: int, n_instruments: int) -> Observations:
-    if points.padded and (points.value.shape[0], points.n_instruments) == (size, n_instruments):
-        return points
-    filled = points.pad_to(size)
-    names = ("value", "error", "time", "coords", "instrument", "valid", "aux", "start")
-    fields = {name: getattr(filled, name) for name in names}
-    return Observations(**fields, n_instruments=n_instruments, padded=True)
 
 
 def locate(samples: ObservedSamples, obs_op: Any) -> ObservedSamples:
@@ -299,24 +223,13 @@ def _seen_by(operator: Any, samples: ObservedSamples) -> Bool[Array, "B E ..."] 
 
 def place(samples: ObservedSamples, interval: Any, n_steps: int, between: AbstractTimeInterpolation) -> ObservedSamples:
     """Put scattered points between the entries of a trajectory, once per analysis; mask those outside the window."""
-    if samples.points is None:
-        return samples
+    assert samples.points is not None
     position = intervals_since(samples.points.time, samples.points.start[..., None], interval)
     inside = within_window(position, n_steps)
     moments = between.place(position[:, 0], n_steps)
     value = jnp.where(inside, samples.value, jnp.zeros_like(samples.value))
     mask = samples.mask * inside.astype(samples.mask.dtype)
     return eqx.tree_at(lambda s: (s.value, s.mask, s.moments), samples, (value, mask, moments))
-
-
-def required_steps(n_steps: int | None, owner: str) -> int:
-    """How long a window of scattered points is: they have no entries to be counted."""
-    if n_steps is None:
-        raise ValueError(
-            f"{owner}: scattered Observations do not say how long their window is; give `n_steps`, the number of "
-            f"observation intervals: {owner}(..., n_steps=...)."
-        )
-    return n_steps
 
 
 def restrict_samples(

@@ -112,6 +112,8 @@ class Window(eqx.Module):
 
     def place(self, samples: ObservedSamples) -> ObservedSamples:
         """Scattered points get their place between the entries of the trajectory."""
+        if samples.points is None:
+            return samples
         return place(samples, self.forward.dt * self.n_substeps, self.n_steps, self.between)
 
     def split(self, control: PyTree[Array]) -> tuple[PyTree[Array], PyTree[Array]]:
@@ -179,6 +181,10 @@ class InnerWindow(eqx.Module):
     @classmethod
     def of(cls, window: Window, forward: Any, to_inner: Callable | None, to_state: Callable | None) -> "InnerWindow":
         return cls(eqx.tree_at(lambda w: w.forward, window, forward), to_inner, to_state)
+
+    def split(self, control: PyTree[Array]) -> tuple[PyTree[Array], PyTree[Array]]:
+        """The parts of a control that J_b and J_q measure."""
+        return self.window.split(control)
 
     def __call__(self, state: PyTree[Array], observed: ObservedEntries) -> Array:
         inner = self.window.trajectory(state if self.to_inner is None else self.to_inner(state))

@@ -16,8 +16,9 @@ from jaxtyping import Array, PyTree
 
 from vardax.adjoints.mapping import to_optimistix_adjoint
 from vardax.covariances.functions import half
-from vardax.minimisers.moments import intervals_since, within_window
-from vardax.minimisers.observed import ObservedSamples, as_points, one_set_of_points, required_steps, restrict_samples
+from vardax.minimisers.moments import intervals_since, required_steps, within_window
+from vardax.minimisers.observed import ObservedSamples, restrict_samples
+from vardax.minimisers.point_counts import as_points
 from vardax.minimisers.problem import BatchedProblem
 from vardax.minimisers.transforms import Identity, to_control
 from vardax.types import AbstractBatch, Observations, concrete_values, float_array, is_traced
@@ -237,7 +238,7 @@ def per_sample(tree: PyTree[Array], structure: PyTree, n_samples: int, name: str
 def observation_shape(obs_op: Any, mean: PyTree[Array], structure: PyTree, batch: Any, owner: str) -> tuple[int, ...]:
     """The shape of H(x) for one state, found without computing it."""
     check_structure(mean, structure, "prior_mean / background", owner)
-    points = one_set_of_points(batch)
+    points = _one_set_of_points(batch)
     state = jax.tree.map(lambda s, m: jax.ShapeDtypeStruct(s.shape, m.dtype), structure, mean)
     operator = obs_op.at(points) if points is not None and hasattr(obs_op, "at") else obs_op
     try:
@@ -250,6 +251,13 @@ def observation_shape(obs_op: Any, mean: PyTree[Array], structure: PyTree, batch
             "dictionary of instruments has `.to_observation_operator()`."
         )
     return tuple(predicted.shape)
+
+
+def _one_set_of_points(batch: Any) -> Any:
+    if isinstance(batch, ObservedSamples):
+        return None if batch.points is None else jax.tree.map(lambda a: a[0, 0], batch.points)
+    points = as_points(batch)
+    return None if points is None else points[0]
 
 
 def assemble(

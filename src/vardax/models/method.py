@@ -21,7 +21,8 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from vardax.minimisers.minimise import iterate
-from vardax.minimisers.observed import as_window, fill_up, locate, read_samples
+from vardax.minimisers.observed import as_window, locate, read_samples
+from vardax.minimisers.point_counts import fill_up
 from vardax.minimisers.problem import BatchedProblem, ControlSpaceProblem
 from vardax.minimisers.transforms import Identity
 from vardax.models.analysis_step import MethodAnalysisStep
@@ -173,7 +174,7 @@ class AbstractAnalysisMethod(eqx.Module):
         Values only an eager call can see; shapes are checked where the problem is posed.
         """
         check_batch(batch, type(self).__name__)
-        batch = fill_up(batch, self.obs_cov_op, type(self).__name__)
+        batch = fill_up(batch, self.obs_op, self.obs_cov_op, type(self).__name__)
         check_positions(self.obs_op, batch, self.prior_cov_op, type(self).__name__)
         check_background_values(self.prior_mean, getattr(self, "control_transform", Identity()), type(self).__name__)
         if self.takes_window:

@@ -121,7 +121,7 @@ class InterpObs(eqx.Module):
         field = as_field(state, "InterpObs")
         return self._interpolation(field)(field)
 
-    def along(self, trajectory: Float[Array, "T ..."], entry: Int[Array, "p"]) -> Float[Array, "..."]:
+    def sample_along(self, trajectory: Float[Array, "T ..."], entry: Int[Array, "p"]) -> Float[Array, "..."]:
         """Point j as state `entry[j]` of a stacked trajectory predicts it, and no other."""
         trajectory = as_field(trajectory, "InterpObs")
         return self._interpolation(jax.eval_shape(lambda x: x[0], trajectory)).along(trajectory, entry)

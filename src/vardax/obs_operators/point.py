@@ -48,6 +48,14 @@ class PointObs(eqx.Module):
         self.check(field)
         return _Gather(self.indices)(field)
 
+    def sample_along(self, trajectory: Float[Array, "T ..."], entry: Int[Array, "..."]) -> Float[Array, "..."]:
+        """Observation j as state `entry[j]` of a stacked trajectory predicts it, and no other."""
+        field = as_field(trajectory, "PointObs")
+        self.check(jax.ShapeDtypeStruct(field.shape[1:], field.dtype))
+        where = self.indices if isinstance(self.indices, tuple) else (self.indices,)
+        states = field if isinstance(self.indices, tuple) else field.reshape(field.shape[0], -1)
+        return states.at[(entry, *where)].get(mode="fill", fill_value=jnp.nan)
+
     def linearize(self, state: PyTree[Array]) -> lx.AbstractLinearOperator:
         field = as_field(state, "PointObs")
         self.check(field)

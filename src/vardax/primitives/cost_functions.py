@@ -17,8 +17,10 @@ import optimistix as optx
 from jaxtyping import Array, Float, PyTree
 
 from vardax.covariances.functions import inv_mv
-from vardax.minimisers.observed import ObservedEntries, read_samples, restrict_samples
-from vardax.minimisers.problem import Snapshot, Window
+from vardax.minimisers.moments import AbstractTimeInterpolation, LinearInTime
+from vardax.minimisers.observed import ObservedEntries, locate, read_samples, restrict_samples
+from vardax.minimisers.point_counts import as_points
+from vardax.minimisers.problem import Snapshot, Window, starting
 from vardax.obs_operators.linearisation import is_linear
 
 __all__ = ["BLUECost", "StrongConstraintCost", "ThreeDVarCost"]
@@ -30,7 +32,7 @@ class ThreeDVarCost(eqx.Module):
     obs_op: Any
     prior_mean: PyTree[Array]
     prior_cov_op: lx.AbstractLinearOperator
-    obs_cov_op: lx.AbstractLinearOperator
+    obs_cov_op: lx.AbstractLinearOperator | None
 
     def __call__(self, x: PyTree[Array], batch: Any, **kw: Any) -> Float[Array, ""]:
         return _summed_cost(self, x, batch, lambda samples: Snapshot(self.obs_op), window=False)
@@ -42,7 +44,7 @@ class BLUECost(eqx.Module):
     obs_op: Any
     prior_mean: PyTree[Array]
     prior_cov_op: lx.AbstractLinearOperator
-    obs_cov_op: lx.AbstractLinearOperator
+    obs_cov_op: lx.AbstractLinearOperator | None
 
     def __check_init__(self) -> None:
         if not is_linear(self.obs_op, self.prior_cov_op.out_structure()):
@@ -59,29 +61,30 @@ class StrongConstraintCost(eqx.Module):
     obs_op: Any
     prior_mean: PyTree[Array]
     prior_cov_op: lx.AbstractLinearOperator
-    obs_cov_op: lx.AbstractLinearOperator
+    obs_cov_op: lx.AbstractLinearOperator | None
     forward_adjoint: Any = eqx.field(default=optx.RecursiveCheckpointAdjoint())
     n_substeps: int = eqx.field(static=True, default=1)
+    n_steps: int | None = eqx.field(static=True, default=None)
+    time_interpolation: AbstractTimeInterpolation = LinearInTime()
 
     def __call__(self, x: PyTree[Array], batch: Any, **kw: Any) -> Float[Array, ""]:
-        def observe(samples: Any) -> Window:
-            t0 = 0.0 if samples.times is None else samples.times[0]
-            return Window(self.forward, self.obs_op, self.forward_adjoint, t0, samples.n_entries - 1, self.n_substeps)
-
-        return _summed_cost(self, x, batch, observe, window=True)
+        return _summed_cost(self, x, batch, lambda samples: Window.of(self, samples), window=True)
 
 
 def _summed_cost(cost: Any, x: PyTree[Array], batch: Any, observe: Any, *, window: bool) -> Float[Array, ""]:
     owner = type(cost).__name__
-    shape = jax.eval_shape(cost.obs_op, jax.tree.map(lambda leaf: leaf[0], x)).shape
-    samples = read_samples(batch, shape, window=window, owner=owner)
-    observed, operator = restrict_samples(samples, cost.obs_cov_op, owner), observe(samples)
+    points = as_points(batch)
+    bound = cost.obs_op if points is None or not hasattr(cost.obs_op, "at") else cost.obs_op.at(points[0])
+    shape = jax.eval_shape(bound, jax.tree.map(lambda leaf: leaf[0], x)).shape
+    samples = locate(read_samples(batch, shape, window=window, owner=owner), cost.obs_op)
+    operator = observe(samples)
+    observed = restrict_samples(operator.place(samples), cost.obs_cov_op, owner)
 
     def one(state: PyTree[Array], entries: ObservedEntries) -> Float[Array, ""]:
         gap = jax.tree.map(jnp.subtract, state, cost.prior_mean)
         products = jax.tree.map(lambda a, b: jnp.sum(a * b), gap, inv_mv(cost.prior_cov_op, gap))
-        innovation = entries.innovation(operator(state, entries))
+        innovation = entries.innovation(starting(operator, entries.start)(state, entries))
         misfit = jnp.sum(entries.cost_by_instrument(innovation, entries.whiten(innovation)))
         return 0.5 * jax.tree.reduce(jnp.add, products) + misfit
 
-    return jnp.sum(jax.vmap(one)(x, observed))
+    return jnp.sum(eqx.filter_vmap(one)(x, observed))
