@@ -350,6 +350,44 @@ def test_a_grid_knows_its_spacing_and_its_periodic_axes():
     assert grid.mask.dtype == bool
 
 
+def test_a_grid_with_uneven_steps_has_a_size_for_each_cell():
+    grid = Grid([np.array([0.0, 1.0, 3.0, 7.0]), np.arange(3.0)])
+    np.testing.assert_allclose(grid.cell_size[0], [1.0, 1.5, 3.0, 4.0])
+    assert grid.cell_size[1].shape == ()
+    traced = jax.jit(lambda axis: Grid([axis]).cell_size[0])(jnp.arange(4.0))
+    np.testing.assert_allclose(traced, np.ones(4))
+
+
+def test_cells_between_latitudes_cover_the_sphere():
+    globe = Grid.latlon(np.linspace(-90, 90, 37), np.arange(0, 360, 5.0), radius=2.0)
+    assert globe.periodic == (1,)
+    np.testing.assert_allclose(jnp.sum(globe.area), 4 * np.pi * 2.0**2, rtol=1e-5)
+    assert float(globe.cell_size[1].min()) > 0  # at the poles too
+    north, east = globe.cell_size
+    np.testing.assert_allclose(north[18], 2.0 * np.deg2rad(5.0), rtol=1e-6)
+    np.testing.assert_allclose(east[30, 0], 2.0 * np.deg2rad(5.0) * np.cos(np.deg2rad(60)), rtol=1e-3)
+
+
+def test_a_part_of_the_sphere_does_not_close_unless_told():
+    latitude, longitude = np.arange(60.0, 20.0, -1.0), np.arange(-20.0, 10.0)
+    region = Grid.latlon(latitude, longitude, mask=np.ones((40, 30)))
+    assert region.periodic == ()
+    assert bool(region.mask.all())
+    assert Grid.latlon(latitude, longitude, periodic=(1,)).periodic == (1,)
+
+
+def test_positions_on_the_sphere_may_be_curvilinear_and_cross_the_date_line():
+    latitude, longitude = np.meshgrid(np.arange(60.0, 20.0, -1.0), np.arange(170.0, 200.0), indexing="ij")
+    axes = Grid.latlon(latitude[:, 0], longitude[0])
+    fields = Grid.latlon(latitude, (longitude + 180) % 360 - 180)
+    assert fields.curvilinear
+    assert fields.periodic == ()
+    np.testing.assert_allclose(fields.cell_size[1], axes.cell_size[1], rtol=1e-4)
+    np.testing.assert_allclose(fields.cell_size[0], np.broadcast_to(axes.cell_size[0][:, None], (40, 30)), rtol=1e-4)
+    with pytest.raises(ValueError, match=r"Grid: the last two `coords` have shapes \(40, 30\) and \(40, 29\)"):
+        Grid.latlon(latitude, longitude[:, 1:])
+
+
 def test_a_grid_takes_cell_sizes():
     grid = Grid([np.arange(3.0)], cell_size=[[1.0, 2.0, 3.0]])
     assert float(grid.spacing[0]) == 2.0

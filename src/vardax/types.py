@@ -374,9 +374,13 @@ class Grid(eqx.Module):
 
     `coords` holds one 1-D axis per dimension. On a curvilinear grid its last two entries are arrays (H, W), where each
     point of the last two axes lies (its latitude and longitude, say). `mask` is 1 where the grid has a cell and 0 on
-    land. `periodic` names the axes (by number) that wrap around. `cell_size` is in the units of `coords` unless given:
-    the mean step of an axis, the distance between neighbours (H, W) on a curvilinear grid. A bare shape is accepted
-    wherever a grid is (`as_grid`): unit spacing.
+    land. `periodic` names the axes (by number) that wrap around. A bare shape is accepted wherever a grid is
+    (`as_grid`): unit spacing.
+
+    `cell_size` has an entry for each axis: a number, one per cell of the axis, or a field. Unless given it is in the
+    units of `coords`: the step of an axis (one per cell where steps differ), the distance between neighbours (H, W) on
+    a curvilinear grid. `area` is the size of each cell (in three dimensions its volume), the product of these unless
+    given. `Grid.latlon` has both in metres.
     """
 
     coords: tuple[Float[Array, "..."], ...]
@@ -412,6 +416,37 @@ class Grid(eqx.Module):
             raise ValueError(f"Grid: `periodic` is {tuple(periodic)}, expected axis numbers below {ndim}.")
         self.periodic = tuple(sorted({axis % ndim for axis in periodic}))
         _check_positions_of_cells(self)
+
+    @classmethod
+    def latlon(
+        cls,
+        latitude: ArrayData,
+        longitude: ArrayData,
+        *,
+        radius: float = 6.371e6,
+        mask: ArrayData | None = None,
+        periodic: Sequence[int] | None = None,
+    ) -> "Grid":
+        """Cells on a sphere, positions in degrees, sizes and areas in the unit of `radius` (metres on the Earth).
+
+        `latitude` (H,) and `longitude` (W,), or both (H, W) on a curvilinear grid, whose axes should be orthogonal. An
+        axis of longitudes that goes all around is periodic; on a curvilinear grid `periodic` says so.
+
+        >>> Grid.latlon([0.0, 60.0], jnp.arange(0.0, 360.0, 90.0), radius=1.0).periodic
+        (1,)
+        """
+        latitude, longitude = float_array(latitude), float_array(longitude)
+        _grid_shape((latitude, longitude))
+        fields = {"mask": mask, "periodic": _closing_axes(longitude) if periodic is None else periodic}
+        if longitude.ndim == 2:
+            sizes = [radius * _arc(latitude, longitude, axis) for axis in (0, 1)]
+            return cls([latitude, longitude], cell_size=sizes, **fields)
+        north, south = _edges(latitude)
+        height = jnp.deg2rad(jnp.abs(north - south))[:, None]
+        chord = jnp.abs(jnp.sin(jnp.deg2rad(north)) - jnp.sin(jnp.deg2rad(south)))[:, None]
+        width = jnp.deg2rad(jnp.abs(_slope(longitude, 0)))[None, :]
+        sizes = [radius * height[:, 0], radius * width * chord / height]
+        return cls([latitude, longitude], cell_size=sizes, area=radius**2 * width * chord, **fields)
 
     @property
     def ndim(self) -> int:
@@ -449,19 +484,47 @@ def _grid_shape(coords: tuple[Array, ...]) -> tuple[int, ...]:
 
 
 def _steps_of(coords: tuple[Array, ...]) -> list[Array]:
-    """Cell sizes in the units of `coords`: the mean step of each axis, distances (H, W) on a curvilinear grid."""
+    """Cell sizes in the units of `coords`: the steps of each axis, distances (H, W) on a curvilinear grid."""
     if coords[-1].ndim == 1:
-        return [_mean_step(axis) for axis in coords]
+        return [_steps(axis) for axis in coords]
     slopes = [[_slope(field, axis) for field in coords[-2:]] for axis in (0, 1)]
-    return [*map(_mean_step, coords[:-2]), *(jnp.hypot(*slope) for slope in slopes)]
+    return [*map(_steps, coords[:-2]), *(jnp.hypot(*slope) for slope in slopes)]
 
 
-def _mean_step(axis: Array) -> Array:
+def _steps(axis: Array) -> Array:
+    """One number where steps are equal to 0.1 %, otherwise (and for positions without values) one per cell."""
+    points = concrete_values(axis)
+    if axis.shape[0] > 1 and (points is None or np.ptp(np.diff(points)) > 1e-3 * abs(points[1] - points[0])):
+        return jnp.abs(_slope(axis, 0))
     return jnp.abs(axis[-1] - axis[0]) / (axis.shape[0] - 1) if axis.shape[0] > 1 else jnp.ones((), axis.dtype)
 
 
 def _slope(field: Array, axis: int) -> Array:
     return jnp.gradient(field, axis=axis) if field.shape[axis] > 1 else jnp.ones_like(field)
+
+
+def _edges(latitude: Array) -> tuple[Array, Array]:
+    """The edges of cells, half-way between latitudes and not beyond the poles, the larger one first."""
+    half = jnp.abs(_slope(latitude, 0)) / 2
+    return jnp.minimum(latitude + half, 90.0), jnp.maximum(latitude - half, -90.0)
+
+
+def _arc(latitude: Array, longitude: Array, axis: int) -> Array:
+    """The angle between neighbours on a sphere, in radians; longitudes may jump by a full turn."""
+    turns = jnp.cumsum(
+        jnp.round(jnp.diff(longitude, axis=axis, prepend=longitude.take(jnp.array([0]), axis)) / 360), axis
+    )
+    north, east = _slope(latitude, axis), _slope(longitude - 360 * turns, axis)
+    return jnp.deg2rad(jnp.hypot(north, jnp.cos(jnp.deg2rad(latitude)) * east))
+
+
+def _closing_axes(longitude: Array) -> tuple[int, ...]:
+    """(1,) for an axis of longitudes on which the step from the last to the first is like the others."""
+    points = concrete_values(longitude)
+    if points is None or points.ndim != 1 or points.size < 2:
+        return ()
+    steps = np.abs(np.diff(points))
+    return (1,) if abs(steps.sum() + steps.mean() - 360) < 0.01 * steps.mean() else ()
 
 
 def _check_positions_of_cells(grid: "Grid") -> None:
