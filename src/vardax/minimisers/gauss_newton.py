@@ -9,8 +9,9 @@ products with G and Gᵀ. The full step is tried first, so an acceptable step is
 `GaussNewtonKrylov` is an optimistix minimiser of the control-space problem: recorded, stopped, iterated from the host
 and differentiated as every other one (`vardax.minimisers.minimise`).
 
-The increments may come from another model than the analysis (`inner_forward`, `simplification`): the right-hand side
-is the gradient of the full problem all the same, so what the outer loops converge to is its minimum.
+The increments may come from another model than the analysis (`inner_forward`, `simplification`). Then G and Gᵀ are
+those of that model, also in b, as in operational use, while r, J and the line search are those of the full problem: the
+outer loops lower J and end where chi = Gᵀ r, close to the minimum as far as the inner adjoint is close to the true one.
 
 Courtier, P., Thepaut, J.-N. and Hollingsworth, A. (1994). A strategy for operational implementation of 4D-Var, using an
 incremental approach. QJRMS 120, 1367-1387.
@@ -124,9 +125,9 @@ class IncrementalConfig(eqx.Module):
     cg_atol: float = eqx.field(static=True, default=1e-6)
     cg_rtol: float = eqx.field(static=True, default=1e-6)
     cvt: bool = eqx.field(static=True, default=True)
-    inner_solver: AbstractInnerSolver = LanczosCG()
+    inner_solver: Any = LanczosCG()
     precondition_from_previous: bool = eqx.field(static=True, default=False)
-    globalisation: Backtracking = Backtracking()
+    globalisation: Any = Backtracking()
     inner_forward: Any = None
     simplification: Simplification | None = None
 
@@ -221,7 +222,8 @@ class GaussNewtonKrylov(optx.AbstractMinimiser):
 
     def step(self, fn, y, args, options, state: _State, tags):
         problem, reference = args
-        terms, gradient, products = _linearise(problem, state.trial)
+        residual, terms, *products = problem.linearise_with_terms(state.trial)
+        gradient = jax.tree.map(jnp.subtract, state.trial, products[1](residual))
         norm = tree_norm(gradient)
         accept = self._accept(state, terms, norm)
         at_start = state.n_evaluations == 0
@@ -235,7 +237,10 @@ class GaussNewtonKrylov(optx.AbstractMinimiser):
         met = norm <= small
         more = accept & ~met & (n_outer < self.config.n_outer)
         limit = jnp.where(more, self.config.n_inner, 0)
-        direction, krylov, known = self._increment(problem, state, y, gradient, products, limit, n_outer, small)
+        quadratic = (jax.tree.map(jnp.negative, gradient), *products)
+        if self.config.inner_forward is not None:
+            quadratic = self._inner_quadratic(problem, y, residual)
+        direction, krylov, known = self._increment(problem, state, y, quadratic, limit, n_outer, small)
         direction = choose(direction, state.direction)
         length = jnp.where(accept, 1.0, self.config.globalisation.factor * state.length)
         moved = jax.tree.map(lambda c, d: c + length.astype(c.dtype) * d, y, direction)
@@ -243,7 +248,7 @@ class GaussNewtonKrylov(optx.AbstractMinimiser):
             trial=moved,
             direction=direction,
             length=length,
-            slope=jnp.where(accept, tree_dot(gradient, direction), state.slope),
+            slope=jnp.where(accept, jnp.minimum(tree_dot(gradient, direction), 0), state.slope),
             aux=aux,
             f_info=_Gradient(gradient),
             reference=first_norm,
@@ -274,41 +279,39 @@ class GaussNewtonKrylov(optx.AbstractMinimiser):
         decreased = (now <= before + promised + rounding) | (state.n_evaluations == 0)
         return decreased & jnp.isfinite(now) & jnp.isfinite(norm)
 
+    def _inner_quadratic(
+        self, problem: ControlSpaceProblem, control: PyTree[Array], residual: Array
+    ) -> tuple[PyTree[Array], Callable, Callable]:
+        """(b, G, Gᵀ) of the simpler model, with the residual of the full one."""
+        _, _, G, GT = _simplified(problem, self.config).linearise_with_terms(control)
+        return jax.tree.map(jnp.subtract, GT(residual), control), G, GT
+
     def _increment(
         self,
         problem: ControlSpaceProblem,
         state: _State,
         control: PyTree[Array],
-        gradient: PyTree[Array],
-        products: tuple[Callable, Callable],
+        quadratic: tuple[PyTree[Array], Callable, Callable],
         limit: Array,
         n_outer: Array,
         small: Array,
     ) -> tuple[PyTree[Array], KrylovRecord, tuple[RitzPairs, ...]]:
         """dchi, what the inner solver saw, and the Ritz pairs known after it. `small` is the gradient norm to reach."""
         config = self.config
-        b = jax.tree.map(jnp.negative, gradient)
-        inner = problem
-        if config.inner_forward is not None:
-            inner = _simplified(problem, config)
-            products = _linearise(inner, control)[2]
+        b, *products = quadratic
         atol = jnp.minimum(config.cg_atol, WITHIN * small)
         options = {"rtol": config.cg_rtol, "atol": atol, "steps": config.n_inner, "limit": limit}
         options |= {"reorthogonalise": config.inner_solver.reorthogonalise}
         if not config.precondition_from_previous:
-            space = _vectors(config, inner, control, b, *products)
+            space = _vectors(config, problem, control, b, *products)
             return (*conjugate_gradients(space, **options), ())
-        damp, damp_transposed = _chain(state.known)
-        G, GT = products
-        space = ControlVectors(damp_transposed(b), lambda v: G(damp(v)), lambda w: damp_transposed(GT(w)))
-        solution, record = conjugate_gradients(space, **options)
+        solution, record = conjugate_gradients(ControlVectors(b, *products, *_chain(state.known)), **options)
         pairs = record.ritz_pairs()
         known = tuple(
             jax.tree.map(lambda new, old, now=(limit > 0) & (n_outer == i): jnp.where(now, new, old), pairs, before)
             for i, before in enumerate(state.known)
         )
-        spanning = eqx.tree_at(lambda r: r.vectors, record, jax.vmap(damp)(record.vectors))
-        return damp(solution), spanning, known
+        return solution, record, known
 
 
 def _by_images(config: IncrementalConfig) -> bool:
@@ -355,17 +358,8 @@ def _vectors(
         return ImageVectors.of(b, G, GT, lambda w: w)
     if config.cvt:
         return ControlVectors(b, G, GT)
-    F, FT = problem.linearise_increment(control)
+    F, FT = (problem if config.inner_forward is None else _simplified(problem, config)).linearise_increment(control)
     half, transposed = problem.half, problem.half.transpose()
     L = lambda v: half.mv(cast_like(v, half.in_structure()))  # noqa: E731
     LT = lambda dz: cast_like(transposed.mv(cast_like(dz, half.out_structure())), control)  # noqa: E731
     return ImageVectors.of(b, L, LT, lambda dz: cast_like(FT(F(cast_like(dz, problem.background))), dz))
-
-
-def _linearise(
-    problem: ControlSpaceProblem, control: PyTree[Array]
-) -> tuple[CostTerms, PyTree[Array], tuple[Callable, Callable]]:
-    """The terms of J, ∇J, and (G, Gᵀ), all from one linearisation."""
-    residual, terms, G, GT = problem.linearise_with_terms(control)
-    gradient = jax.tree.map(jnp.subtract, control, GT(residual))
-    return terms, gradient, (G, GT)

@@ -75,17 +75,24 @@ class AbstractVectors(eqx.Module):
 
 
 class ControlVectors(AbstractVectors):
-    """Vectors as they are: a product with G and Gᵀ when A is applied."""
+    """Vectors as they are: a product with G and Gᵀ when A is applied.
+
+    With a preconditioner S Sᵀ the vectors are v with dchi = S v, and the system is Sᵀ A S v = Sᵀ b.
+    """
 
     b: PyTree[Array]
     G: Callable
     GT: Callable
+    S: Callable | None = None
+    ST: Callable | None = None
 
     def right_hand_side(self) -> PyTree[Array]:
-        return self.b
+        return self.b if self.ST is None else self.ST(self.b)
 
     def curve(self, v: PyTree[Array]) -> PyTree[Array]:
-        return jax.tree.map(jnp.add, v, self.GT(self.G(v)))
+        u = self.control(v)
+        curved = jax.tree.map(jnp.add, u, self.GT(self.G(u)))
+        return curved if self.ST is None else self.ST(curved)
 
     def step(self, r: PyTree[Array], length: Array, curved: PyTree[Array]) -> PyTree[Array]:
         return _plus(r, -length, curved)
@@ -94,7 +101,7 @@ class ControlVectors(AbstractVectors):
         return tree_dot(u, v)
 
     def control(self, v: PyTree[Array]) -> PyTree[Array]:
-        return v
+        return v if self.S is None else self.S(v)
 
     def stacked_controls(self, basis: PyTree[Array]) -> PyTree[Array]:
         return basis
@@ -166,7 +173,8 @@ class RitzPairs(eqx.Module):
 class KrylovRecord(eqx.Module):
     """The Lanczos vectors (k + 1, *control), with T = tridiag(`off`, `diagonal`, `off`) between the first `n` of them.
 
-    `vectors` is None where the recursion ran on another representation than the control.
+    They belong to Sᵀ A S where there was a preconditioner. `vectors` is None where the recursion ran on another
+    representation than the control.
     """
 
     vectors: PyTree[Array] | None

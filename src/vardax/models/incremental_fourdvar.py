@@ -52,7 +52,7 @@ class IncrementalFourDVar(AbstractAnalysisMethod):
     prior_mean: PyTree[Array] = eqx.field(converter=as_state)
     prior_cov_op: lx.AbstractLinearOperator = eqx.field(converter=as_prior_covariance)
     obs_cov_op: lx.AbstractLinearOperator | None = eqx.field(converter=as_obs_covariance)
-    config: IncrementalConfig = eqx.field(default=IncrementalConfig())
+    config: Any = eqx.field(default=IncrementalConfig())
     forward_adjoint: Any = eqx.field(default=optx.RecursiveCheckpointAdjoint())
     control_transform: PyTree = eqx.field(default=Identity(), kw_only=True)
     n_substeps: int = eqx.field(static=True, default=1, kw_only=True)
