@@ -15,8 +15,9 @@ from vardax.cycle.state import DAState
 from vardax.dynamics.discrete import DiscreteForward
 from vardax.models.optimal_interpolation import OptimalInterpolation
 from vardax.models.threedvar import ThreeDVar
+from vardax.obs_operators.interp import InterpObs
 from vardax.obs_operators.linear import LinearObs
-from vardax.types import ConvergenceError, ConvergenceWarning
+from vardax.types import ConvergenceError, ConvergenceWarning, Observations
 
 N, M, CYCLES = 3, 2, 6
 RANDOM = np.random.default_rng(7)
@@ -118,6 +119,29 @@ def test_the_forecast_is_the_background_of_a_method(method):
     np.testing.assert_allclose(report.cost_background, at_background, rtol=2e-3, atol=1e-4)
     assert np.all(report.converged)
     assert np.all(report.status == 0)
+
+
+@pytest.mark.parametrize("source", ["list", "callable", "iterator"])
+def test_scattered_points_may_be_others_in_each_cycle(source, count_compilations):
+    """New positions and counts every time, against the loop written out."""
+    rng, days = np.random.default_rng(1), []
+    for count in (1, 4, 2, 3, 2, 5):
+        where, value = rng.uniform(0, N - 1, (count, 1)), rng.normal(size=count)
+        days.append(Observations(value, 0.5, 0.0, where))
+    model = OptimalInterpolation(InterpObs([np.arange(float(N))]), np.zeros(N), DenseCovariance(B), None)
+    given = {"list": days, "callable": days.__getitem__, "iterator": iter(days)}[source]
+    cycle = VarDACycle(forward(), None, model, obs_source=given, n_steps=CYCLES)
+    with count_compilations() as compiled:
+        state, da_state = cycle(START, DAState())
+    expected = START
+    for day in days:
+        forecast, rows = MODEL @ expected, np.asarray(day.coords[:, 0], float)
+        G = np.stack([np.interp(rows, np.arange(N), unit) for unit in np.eye(N)], axis=1)
+        gain = B @ G.T @ np.linalg.inv(G @ B @ G.T + 0.25 * np.eye(rows.size))
+        expected = forecast + gain @ (np.asarray(day.value) - G @ forecast)
+    np.testing.assert_allclose(state, expected, rtol=1e-4, atol=1e-5)
+    assert da_state.extras["history"].n_observed.tolist() == [1, 4, 2, 3, 2, 5]
+    assert sum("_one" in name for name in compiled.names) <= 1, compiled.names
 
 
 def test_a_cycle_can_be_resumed():

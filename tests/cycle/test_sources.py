@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from vardax.cycle.sources import as_source
+from vardax.cycle.sources import as_observations, as_source
+from vardax.types import Observations
+
+
+def points(p):
+    return Observations(np.arange(float(p)), 1.0, 0.0, np.zeros((p, 1)))
 
 
 def test_an_iterator_starts_at_the_first_number_asked_for():
@@ -29,3 +34,16 @@ def test_lists_and_arrays_are_stacked():
     source = as_source([[1, 2], [3, 4]], window=1)
     assert source.shape == (2, 2)
     assert np.issubdtype(source.dtype, np.floating)
+
+
+def test_points_are_asked_by_number():
+    source = as_source([points(2), points(5)], window=1)
+    assert [source(k).value.shape[0] for k in (1, 0, 1)] == [5, 2, 5]
+    with pytest.raises(ValueError, match="`obs_source` has 2 entries of Observations, expected an entry 2"):
+        source(2)
+
+
+def test_counts_of_points_are_filled_up_to_a_few():
+    assert {as_observations(points(p)).value.shape[0] for p in range(1, 30)} == {32}
+    assert as_observations(points(3).pad_to(7)).value.shape == (7,)
+    assert as_observations(points(3)).instrument.dtype == np.int32

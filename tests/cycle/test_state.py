@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vardax.cycle.state import DAState, count_observed
+from vardax.types import Observations
 
 
 def test_the_clock_starts_at_zero():
@@ -22,3 +23,8 @@ def test_observed_entries_are_the_finite_ones_of_all_arrays():
     entries = [jnp.array([1.0, jnp.nan]), jnp.array([[jnp.inf, 0.0]])]
     assert int(count_observed(entries)) == 2
     assert int(count_observed(None)) == 0
+
+
+def test_observed_points_are_those_that_are_valid():
+    points = Observations([1.0, float("nan"), 3.0], 1.0, 0.0, np.zeros((3, 1)), valid=[1, 1, 0])
+    assert int(count_observed(points)) == 1

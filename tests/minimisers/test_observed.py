@@ -7,7 +7,8 @@ import pytest
 
 from vardax.covariances.dense import DenseCovariance
 from vardax.covariances.diagonal import DiagonalCovariance
-from vardax.minimisers.observed import ObservedSamples, as_window, read_samples, restrict_samples
+from vardax.minimisers.moments import LinearInTime
+from vardax.minimisers.observed import ObservedSamples, as_window, place, read_samples, restrict_samples
 from vardax.types import Batch1D, Batch2D, Observations
 
 NAN = float("nan")
@@ -162,9 +163,36 @@ def test_the_gaps_of_points_are_missing():
     assert samples.mask.tolist() == [[[1.0, 0.0, 0.0]]]
 
 
-def test_scattered_points_in_a_window_are_refused():
-    with pytest.raises(TypeError, match=r"Owner: scattered Observations have no time entries"):
-        read_samples([points()], (3,), window=True, owner="Owner")
+def test_scattered_points_of_a_window_are_one_entry():
+    samples = read_samples([points(start=2.0), points(seed=1)], (3,), window=True, owner="Owner")
+    assert samples.value.shape == (2, 1, 3)
+    assert samples.start.tolist() == [2.0, 0.0]
+    assert samples.n_steps(5, "Owner") == 5
+    with pytest.raises(ValueError, match=r"Owner: scattered Observations .* give `n_steps`"):
+        samples.n_steps(None, "Owner")
+
+
+def test_a_batch_says_itself_how_long_its_window_is():
+    samples = read_samples(Batch1D(Y, MASK, times=[2.0, 3.0, 4.0]), (M,), window=True, owner="Owner")
+    assert samples.n_steps(None, "Owner") == samples.n_steps(E - 1, "Owner") == E - 1
+    assert samples.start.tolist() == [2.0] * SAMPLES
+    with pytest.raises(
+        ValueError, match=r"Owner: `batch.input` has 3 time entries, expected 6, because `n_steps` is 5"
+    ):
+        samples.n_steps(5, "Owner")
+
+
+def test_points_get_their_moments_and_those_outside_the_window_are_masked():
+    obs = points(4, time=[2.0, 2.75, 9.0, 1.0], start=2.0)
+    samples = place(read_samples([obs], (4,), window=True, owner="Owner"), 0.5, 2, LinearInTime())
+    assert samples.moments.entry.tolist() == [[0, 1, 1, 0]]
+    np.testing.assert_allclose(samples.moments.fraction, [[0.0, 0.5, 1.0, 0.0]])
+    assert samples.mask.tolist() == [[[1.0, 1.0, 0.0, 0.0]]]
+    assert samples.value[0, 0, 2:].tolist() == [0.0, 0.0]
+    observed = one(restrict_samples(samples, None, "Owner"), 0)
+    predicted = observed.moments(lambda x: x, jnp.arange(12.0).reshape(3, 4))
+    np.testing.assert_allclose(predicted, [[0.0, 7.0, 10.0, 3.0]])
+    assert observed.innovation(predicted)[0, 2:].tolist() == [0.0, 0.0]
 
 
 def test_a_batch_that_does_not_fit_the_operator_is_refused():
@@ -184,9 +212,9 @@ def test_a_window_without_its_time_axis_is_refused():
         read_samples(Batch1D(np.ones((2, 4)), np.ones((2, 4))), (4,), window=True, owner="Owner")
 
 
-def test_points_of_different_counts_are_to_be_padded():
-    with pytest.raises(ValueError, match=r"have \[3, 4\] points; give all the same with `pad_to`"):
-        read_samples([points(3), points(4)], (3,), window=False, owner="Owner")
+def test_points_of_different_counts_are_filled_up():
+    samples = read_samples([points(3), points(4)], (4,), window=False, owner="Owner")
+    assert samples.mask.tolist() == [[[1.0, 1.0, 1.0, 0.0]], [[1.0, 1.0, 1.0, 1.0]]]
 
 
 def test_points_that_do_not_fit_the_operator_are_refused():

@@ -189,7 +189,7 @@ def test_points_and_their_operator_must_agree():
     model = ThreeDVar(MaskedIdentity(), jnp.zeros(4), DiagonalCovariance(np.ones(4)), DiagonalCovariance(np.ones(4)))
     refused(lambda: model([obs]), ValueError, "ThreeDVar", "`batch", "(1, 3)", "(B, 4)")
     two = Observations(np.ones(2), 1.0, 0.0, np.zeros((2, 1)))
-    refused(lambda: model([obs, two]), ValueError, "[2, 3] points", "pad_to")
+    refused(lambda: model([obs, two]), ValueError, "[2, 3] points", "does not read their positions", "pad_to")
 
 
 def test_a_nonlinear_operator_is_refused_with_the_method_for_it():

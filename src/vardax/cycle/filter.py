@@ -51,7 +51,7 @@ class DACycle(eqx.Module):
     - `analysis_step`: `step(forecast, obs, *, obs_op, obs_err_cov) -> analysis`. One with `analyse` (the same, giving
       an `Analysis`) has its costs and iterations in the history.
     - `obs_source`: the observations of cycle i, as `obs_source(i)`, an iterator, or an array (cycles, *obs); NaN is
-      missing. None observes nothing: the cycle is a free run of the model.
+      missing. Scattered `Observations` come from the first two or as a list. None: a free run of the model.
     - `n_steps`: cycles per call. `save_history`: keep `da_state.extras["history"]`, a `CycleHistory`.
 
     With an array the cycles of a call are one compiled loop. Under the user's own jit only an array will do.

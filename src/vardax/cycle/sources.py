@@ -2,18 +2,21 @@
 
 A stacked array has the entries on its first axis and lives on the device: a cycle over it is one compiled loop. A
 callable `source(i)` or an iterator is asked from the host, entry by entry, while the analysis itself stays compiled.
-Missing values are NaN. None observes nothing.
+Missing values are NaN. A filter cycle also takes scattered `Observations`, from a callable, an iterator or a list, and
+fills up their counts to a few. None observes nothing.
 """
 
 import collections
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from vardax.types import float_array, is_traced
+from vardax.minimisers.point_counts import as_points, bucket_of
+from vardax.types import Observations, float_array, is_traced
 
 __all__ = ["as_observations", "as_source", "check_length", "first_number"]
 
@@ -21,13 +24,15 @@ __all__ = ["as_observations", "as_source", "check_length", "first_number"]
 def as_source(obs_source: Any, window: int) -> Array | Callable[[int], Any] | None:
     """What a cycle keeps: an array of entries, or `source(i)`, or None.
 
-    An iterator gives its items in order, the first one to the first entry that is asked for. The last `window` entries
-    are remembered, because overlapping windows ask for them again.
+    A list of `Observations` is asked by number. An iterator gives its items in order, the first one to the first entry
+    that is asked for. The last `window` entries are remembered, because overlapping windows ask for them again.
     """
     if obs_source is None or callable(obs_source):
         return obs_source
     if isinstance(obs_source, Iterator):
         return _InOrder(obs_source, window)
+    if points := as_points(obs_source):
+        return partial(_numbered, points)
     stacked = float_array(obs_source)
     if stacked.ndim == 0:
         raise ValueError(
@@ -35,6 +40,12 @@ def as_source(obs_source: Any, window: int) -> Array | Callable[[int], Any] | No
             "first axis, a callable or an iterator."
         )
     return stacked
+
+
+def _numbered(points: list[Observations], number: int) -> Observations:
+    if not number < len(points):
+        raise ValueError(f"`obs_source` has {len(points)} entries of Observations, expected an entry {number}.")
+    return points[number]
 
 
 class _InOrder:
@@ -63,7 +74,9 @@ class _InOrder:
 
 
 def as_observations(entry: Any) -> PyTree[Array]:
-    """The arrays of one entry, whichever array library made them."""
+    """The arrays of one entry, whichever array library made them; points of a count that compiles but a few times."""
+    if isinstance(entry, Observations):
+        return entry if entry.padded else entry.pad_to(bucket_of(entry.value.shape[0]))
     return jax.tree.map(float_array, entry)
 
 

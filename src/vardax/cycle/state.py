@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
-from vardax.types import Analysis
+from vardax.types import Analysis, Observations
 
 __all__ = ["CycleHistory", "CycleReport", "DAState"]
 
@@ -68,7 +68,9 @@ class CycleHistory(eqx.Module):
 
 
 def count_observed(observations: PyTree) -> Int[Array, ""]:
-    """The number of finite entries in one cycle's observations."""
+    """The number of finite entries in one cycle's observations, or of points that are valid."""
+    if isinstance(observations, Observations):
+        return jnp.sum(observations.valid != 0, dtype=jnp.int32)
     leaves = [leaf for leaf in jax.tree.leaves(observations) if eqx.is_inexact_array(leaf)]
     counts = [jnp.sum(jnp.isfinite(leaf), dtype=jnp.int32) for leaf in leaves]
     return sum(counts, jnp.zeros((), jnp.int32))

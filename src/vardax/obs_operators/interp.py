@@ -111,7 +111,7 @@ class InterpObs(eqx.Module):
         valid = getattr(observations, "valid", None)
         counted = jnp.ones(coords.shape[0], bool) if valid is None else valid != 0
         bound, refused, on_land = _bind(self, coords, counted)
-        self._refuse(coords, refused, on_land)
+        self._refuse(coords, counted, refused, on_land)
         # Positions that are traced belong to one of many samples: none needs a table of its own.
         table = None if is_traced(coords) else self.table
         fields = lambda op: (op.index, op.weight, op.mask, op.table)  # noqa: E731
@@ -167,14 +167,14 @@ class InterpObs(eqx.Module):
         known = [~jnp.isnan(x) if end else jnp.isfinite(x) for end, x in zip(endless, coords.T, strict=True)]
         return jnp.all(jnp.stack(known), axis=0)
 
-    def _refuse(self, coords: Array, refused: Array, on_land: Array) -> None:
+    def _refuse(self, coords: Array, counted: Array, refused: Array, on_land: Array) -> None:
         if is_traced(refused) or not (count := int(np.sum(np.asarray(refused)))):
             return
         where = np.asarray(coords[int(np.argmax(np.asarray(refused)))])
         extents = [(float(np.nanmin(np.asarray(x))), float(np.nanmax(np.asarray(x)))) for x in self.axes]
         land = int(np.sum(np.asarray(on_land)))
         raise ValueError(
-            f"InterpObs: {count} of {refused.size} observations are outside the grid "
+            f"InterpObs: {count} of {int(np.sum(np.asarray(counted)))} observations are outside the grid "
             f"{' x '.join(f'[{low:g}, {high:g}]' for low, high in extents)}, the first is number "
             f"{int(np.argmax(np.asarray(refused)))} at ({', '.join(f'{float(c):g}' for c in where)})"
             f"{f'; {land} of them are on land, without a corner at sea' if land else ''}; pass {self._remedy(land)}."
