@@ -16,6 +16,8 @@ import numpy as np
 import optimistix as optx
 from jaxtyping import Array, PyTree
 
+from vardax.adjoints.direct import stop_gradient
+from vardax.minimisers.blow_up import guarded_for
 from vardax.minimisers.conjugate_gradients import RelativeCG
 from vardax.minimisers.lbfgs import LimitedMemoryBFGS
 from vardax.minimisers.problem import BatchedProblem, ControlSpaceProblem, tree_norm
@@ -60,7 +62,7 @@ def _start(problem: ControlSpaceProblem, start: PyTree[Array] | None) -> tuple[P
     gradient, terms = jax.grad(scalar_cost, has_aux=True)(zero, (problem, None))
     usable = jnp.isfinite(problem.cost(start))
     first = jax.tree.map(lambda s, z: jnp.where(usable, s, z), _carried(start), zero)
-    return first, (terms, tree_norm(gradient).astype(terms.J_b.dtype))
+    return first, stop_gradient((terms, tree_norm(gradient).astype(terms.J_b.dtype)))
 
 
 def _implicit_for(adjoint: optx.AbstractAdjoint, control: PyTree[Array]) -> optx.AbstractAdjoint:
@@ -126,7 +128,7 @@ def minimise(
         scalar_cost,
         solver,
         first,
-        (problem, reference),
+        (guarded_for(adjoint, problem), reference),
         has_aux=True,
         max_steps=max_steps,
         adjoint=_implicit_for(adjoint, first),

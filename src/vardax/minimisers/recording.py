@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from vardax.adjoints.direct import stop_gradient
 from vardax.minimisers.lbfgs import ROUNDING
 from vardax.minimisers.problem import tree_norm
 from vardax.types import CostTerms, History
@@ -155,6 +156,8 @@ class RecordingSolver(optx.AbstractMinimiser):
         inner_fn, inner_tags = self._inner(fn, tags)
         new_y, inner, aux = self.solver.step(inner_fn, y, args, options, state.inner, inner_tags)
         seen, terms, norm = self._look(y, new_y, args, inner)
+        # What is recorded has no derivative: that of a norm is infinite where the gradient vanishes.
+        terms, norm = stop_gradient((terms, norm))
         finite = jnp.isfinite(terms.total) & jnp.isfinite(norm)
         better = finite & _improves(terms.total, norm, state)
         first_step = state.n_steps == 0
@@ -188,7 +191,7 @@ class RecordingSolver(optx.AbstractMinimiser):
         if hasattr(inner, "aux") and (hasattr(info, "compute_grad") or hasattr(info, "grad")):
             gradient, terms = own_gradient(), inner.aux
             return new_y, terms, (tree_norm(gradient) / self.scale).astype(terms.J_b.dtype)
-        gradient, terms = jax.grad(scalar_cost, has_aux=True)(y, args)
+        gradient, terms = jax.grad(scalar_cost, has_aux=True)(stop_gradient(y), stop_gradient(args))
         return y, terms, tree_norm(gradient).astype(terms.J_b.dtype)
 
     def converged(self, state: Record) -> Bool[Array, ""]:

@@ -1,0 +1,49 @@
+"""A cost that may be differentiated again where it blew up.
+
+Adjoints that go through the iterations of a solver also go through its rejected trials. The weight of a trial is zero
+there, but where the model blew up, its derivatives are infinite, and 0 · inf is NaN: a single trial that left the range
+of the numbers would spoil a gradient whose value is right. Here the trial is looked at first, and where J is not finite,
+or its square is not, what is differentiated is the background instead:
+
+    J(chi) where sqrt(max) >= J(chi),   else the same value with the derivative zero.
+
+The look costs one more run of the model for each evaluation, without derivatives. `ImplicitAdjoint` differentiates the
+solution alone and does without.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optimistix as optx
+from jaxtyping import Array, PyTree
+
+from vardax.adjoints.direct import stop_gradient
+from vardax.types import CostTerms
+
+__all__ = ["GuardedProblem", "guarded_for"]
+
+
+class GuardedProblem(eqx.Module):
+    """The cost of `problem`, and its residual, with derivatives that are zero where it blew up."""
+
+    problem: Any
+
+    def residual_and_terms(self, control: PyTree[Array]) -> tuple[tuple[PyTree[Array], Array], CostTerms]:
+        """The least-squares residual (chi, r), and the terms of J."""
+        seen = stop_gradient(self.problem).residual_and_terms(stop_gradient(control))
+        total = seen[1].total
+        tame = total <= jnp.sqrt(jnp.finfo(total.dtype).max).astype(total.dtype)
+        harmless = jax.tree.map(lambda c: jnp.where(tame, c, jnp.zeros_like(c)), control)
+        live = self.problem.residual_and_terms(harmless)
+        return jax.tree.map(lambda value, fixed: jnp.where(tame, value, fixed), live, seen)
+
+    def terms(self, control: PyTree[Array]) -> CostTerms:
+        """J_b, J_o by instrument, J_q."""
+        return self.residual_and_terms(control)[1]
+
+
+def guarded_for(adjoint: optx.AbstractAdjoint, problem: Any) -> Any:
+    """`problem`, guarded where the adjoint goes through the iterations."""
+    return problem if isinstance(adjoint, optx.ImplicitAdjoint) else GuardedProblem(problem)
