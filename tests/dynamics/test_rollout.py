@@ -382,3 +382,37 @@ def test_other_bad_arguments_are_named():
         rollout(forward, x0, 2.5)
     with pytest.raises(TypeError, match="`n_steps` is traced"):
         jax.jit(lambda n: rollout(forward, x0, n))(3)
+
+
+# -- model errors ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("adjoint", [ADJOINTS["three blocks"], ADJOINTS["automatic"]])
+@pytest.mark.parametrize("n_substeps", [1, 2])
+def test_increments_are_added_at_the_end_of_each_interval(adjoint, n_substeps):
+    """Five intervals in blocks of three and two, against a loop; and the derivative with respect to the increments."""
+    model = DiscreteForward(lambda x: 0.9 * x + 0.1 * jnp.sin(jnp.roll(x, 1)), 0.1)
+    rng = np.random.default_rng(0)
+    start, errors = jnp.asarray(rng.normal(size=3)), jnp.asarray(rng.normal(size=(5, 3)))
+    run = lambda errors: rollout(  # noqa: E731
+        model, start, 5, forward_adjoint=adjoint, n_substeps=n_substeps, increments=errors
+    )
+
+    def loop(errors):
+        states = [start]
+        for error in errors:
+            state = states[-1]
+            for _ in range(n_substeps):
+                state = model.step(state, 0.1)
+            states.append(state + error)
+        return jnp.stack(states)
+
+    np.testing.assert_allclose(run(errors), loop(errors), rtol=1e-6)
+    found = jax.grad(lambda e: jnp.sum(run(e)[1:] ** 2))(errors)
+    np.testing.assert_allclose(found, jax.grad(lambda e: jnp.sum(loop(e)[1:] ** 2))(errors), rtol=1e-4, atol=1e-6)
+
+
+def test_increments_of_another_shape_are_refused():
+    model = DiscreteForward(lambda x: x, 0.1)
+    with pytest.raises(ValueError, match=r"`increments` has shape \(2, 3\), expected \(4, 3\)"):
+        rollout(model, jnp.ones(3), 4, increments=jnp.ones((2, 3)))
