@@ -70,6 +70,23 @@ def observed_points(dtype):
     return InterpObs(Grid([axis(9, dtype), axis(7, dtype)], periodic=(1,))).at(points), array(noise((9, 7)), dtype)
 
 
+def beside_land(dtype):
+    mask = np.arange(63).reshape(9, 7) % 5 != 0
+    H = InterpObs(Grid([axis(9, dtype), axis(7, dtype)], mask=mask), outside="mask")
+    return H.at(positions((9, 7), 20, dtype)), array(np.where(mask, noise((9, 7)), 0.0), dtype)
+
+
+def curvilinear(dtype, levels):
+    """A grid around the globe whose meridians are bent."""
+    latitude, longitude = np.meshgrid(np.arange(-40.0, 41.0, 20.0), np.arange(0.0, 360.0, 45.0), indexing="ij")
+    longitude = (longitude + 0.3 * latitude + 180) % 360 - 180
+    axes = [axis(n, dtype) for n in levels] + [array(latitude, dtype), array(longitude, dtype)]
+    H = InterpObs(axes, periodic={len(levels) + 1: 360.0}, outside="clamp")
+    low, high = [0.0] * len(levels) + [-45.0, -200.0], [2.0] * len(levels) + [45.0, 200.0]
+    where = np.random.default_rng(1).uniform(low, high, (12, len(low)))
+    return H.at(array(where, dtype)), array(noise((*levels, 5, 8)), dtype)
+
+
 def nonlinear(state):
     return jnp.log(1 + state["u"] ** 2)[::2] * jnp.sum(state["v"])
 
@@ -174,6 +191,9 @@ RECIPES = {
         "3-D": bound((4, 5, 6), 15),
         "3-D, clamped": bound((4, 5, 6), 15, outside="clamp"),
         "observations with gaps": observed_points,
+        "beside land": beside_land,
+        "curvilinear": lambda dtype: curvilinear(dtype, ()),
+        "levels on a curvilinear grid": lambda dtype: curvilinear(dtype, (3,)),
         "several variables": lambda dtype: (
             InterpObs([axis(6, dtype)]).at(positions((6,), 4, dtype)),
             array(noise((3, 6)), dtype),
