@@ -1,12 +1,19 @@
 """Conservative means over layers: hand-computed, exact for constants, conserving what the layers hold."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vardax.obs_operators.layers import beyond, layer_means, reaching
+from vardax.obs_operators.layers import beyond, collect, covered, reaching
+
+
+@jax.jit
+def layer_means(levels, model_levels):
+    """The weight of each model layer in the mean of each layer: where the content of that layer alone is."""
+    return jax.vmap(lambda content: collect(content, levels, model_levels))(jnp.eye(levels.shape[0] - 1))
 
 
 def means_by_sampling(levels, model_levels, n=200_000):
@@ -35,7 +42,9 @@ def means_by_sampling(levels, model_levels, n=200_000):
     ],
 )
 def test_hand_computed_means(levels, model_levels, expected):
-    np.testing.assert_allclose(layer_means(jnp.array(levels), jnp.array(model_levels)), expected, atol=1e-7)
+    levels, model_levels = jnp.array(levels), jnp.array(model_levels)
+    np.testing.assert_allclose(layer_means(levels, model_levels), expected, atol=1e-7)
+    np.testing.assert_allclose(covered(levels, model_levels), np.sum(expected, axis=1), atol=1e-7)
 
 
 def grids(seed, layers, model_layers):

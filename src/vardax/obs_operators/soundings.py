@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vardax.obs_operators.layers import beyond, layer_means, reaching
+from vardax.obs_operators.layers import beyond, collect, covered, reaching
 from vardax.types import concrete_values
 
 __all__ = ["PARTS", "check_model_levels", "check_soundings", "reduce_soundings"]
@@ -101,15 +101,15 @@ def _reduce(
     weighs = weights != 0
     known = jnp.isfinite(kernel) & jnp.isfinite(prior) & jnp.isfinite(weights)
     seen = counted & jnp.all(known | ~weighs) & jnp.any(weighs)
-    if model_levels is None:
-        means = jnp.eye(weights.shape[0], dtype=weights.dtype)
-    else:
+    if levels is not None:
         seen = seen & jnp.all(jnp.isfinite(levels))
         levels = jnp.where(seen, levels, jnp.zeros_like(levels))
-        seen = seen & ~beyond(levels, model_levels) if outside == "mask" else seen
-        means = layer_means(levels, reaching(model_levels, levels) if outside == "clamp" else model_levels)
+    if outside == "mask" and model_levels is not None:
+        seen = seen & ~beyond(levels, model_levels)
     kernel, prior, weights = (jnp.where(seen & weighs, part, jnp.zeros_like(part)) for part in (kernel, prior, weights))
-    covered = jnp.sum(means, axis=1)
-    gain = jnp.sum((weights * kernel)[:, None] * means, axis=0)
+    inside, gain = jnp.ones_like(kernel), weights * kernel
+    if model_levels is not None:
+        model_levels = reaching(model_levels, levels) if outside == "clamp" else model_levels
+        inside, gain = covered(levels, model_levels), collect(gain, levels, model_levels)
     gain = jnp.where(seen, gain, jnp.zeros_like(gain))
-    return gain, jnp.sum(weights * (1 - kernel * covered) * prior), seen.astype(weights.dtype)
+    return gain, jnp.sum(weights * (1 - kernel * inside) * prior), seen.astype(weights.dtype)
