@@ -1,6 +1,5 @@
 """Instruments and their registry: names, shapes, positions, and what is refused."""
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -29,11 +28,6 @@ def test_the_shape_is_known_from_R_or_the_mask():
     assert spec("a").shape == (2,)
     assert spec("a", R_op=None, mask=[[1, 0, 1]]).shape == (1, 3)
     assert spec("a", R_op=None).shape is None
-
-
-def test_the_mask_has_the_dtype_of_R():
-    R = DiagonalCovariance(np.ones(2, np.float32))
-    assert spec("a", R_op=R, mask=[True, False]).mask.dtype == jnp.float32
 
 
 def test_positions_and_errors_come_from_the_observations():

@@ -94,8 +94,8 @@ class ColumnRetrieval(eqx.Module):
             return
         check_soundings(parts, self.model_levels, "ColumnRetrieval")
         if not is_unbound(self.interp):
-            seen = seen_by(self.interp, self.weights.shape[0])
-            boundaries = levels_at(self.model_levels, self.interp, self.weights.shape[0])
+            p = next(part.shape[0] for part in parts.values() if part is not None)
+            boundaries, seen = levels_at(self.model_levels, self.interp, p), seen_by(self.interp, p)
             self.gain, self.offset, self.mask = reduce_soundings(parts, boundaries, seen, outside)
 
     @property

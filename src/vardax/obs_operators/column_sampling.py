@@ -79,10 +79,12 @@ class _Columns(eqx.Module):
     def check(self, state_structure: Any) -> None:
         """Raise where a column number is beyond the state."""
         shape = tuple(jnp.shape(state_structure))
-        numbers, columns = concrete_values(self.number) if self.number is not None else None, math.prod(shape[1:])
-        bad = 0 if numbers is None else int(np.sum((numbers < 0) | (numbers >= columns)))
+        numbers, columns = None if self.number is None else concrete_values(self.number), math.prod(shape[1:])
+        if numbers is None:
+            return
+        bad = int(np.sum((numbers < 0) | (numbers >= columns)))
         if bad:
             raise ValueError(
-                f"ColumnRetrieval: {bad} of {np.size(numbers)} column numbers are out of range, expected 0 to "
+                f"ColumnRetrieval: {bad} of {numbers.size} column numbers are out of range, expected 0 to "
                 f"{columns - 1} for a state of shape {shape}."
             )

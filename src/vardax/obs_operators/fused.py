@@ -51,11 +51,12 @@ class FusedObs(eqx.Module):
     @property
     def mask(self) -> Float[Array, "M"] | None:
         """1 where an instrument sees something; None while sizes or positions are not known."""
-        if any(spec.shape is None or is_unbound(spec.obs_op) for spec in self.registry):
-            return None
-        masks = [_seen(spec, spec.shape) for spec in self.registry]
-        everywhere = [jnp.ones(spec.shape, bool) for spec in self.registry]
-        masks = [every if mask is None else mask for every, mask in zip(everywhere, masks, strict=True)]
+        masks = []
+        for spec in self.registry:
+            if spec.shape is None or is_unbound(spec.obs_op):
+                return None
+            seen = _seen(spec, spec.shape)
+            masks.append(jnp.ones(spec.shape, bool) if seen is None else seen)
         return jnp.concatenate([jnp.ravel(mask) for mask in masks]).astype(jnp.result_type(float))
 
     def at(self, observations: Observations) -> ScatteredObs:

@@ -72,11 +72,11 @@ class MultiInstrumentFusion(eqx.Module):
     @property
     def obs_cov_op(self) -> BlockDiagonalCovariance:
         """R of the flattened observations: one block R_i / w_i for each instrument."""
-        dtypes = {spec.instrument_id: self._errors_of(spec).out_structure().dtype.name for spec in self.registry}
+        blocks = self._blocks()
+        dtypes = {name: block.dtype.name for name, block in blocks.items()}
         if len(set(dtypes.values())) > 1:
             raise ValueError(f"{OWNER}: the `R_op` of the instruments have the dtypes {dtypes}, expected one.")
-        blocks = [InstrumentErrors(spec.R_op, self.weights[spec.instrument_id]) for spec in self.registry]
-        return BlockDiagonalCovariance(*blocks, joined_along=0)
+        return BlockDiagonalCovariance(*blocks.values(), joined_along=0)
 
     def to_observation_operator(self) -> FusedObs:
         """The operator from a state to the observations of all instruments as one vector, in the order of `ids`."""
@@ -180,6 +180,11 @@ class MultiInstrumentFusion(eqx.Module):
             )
         return spec.R_op
 
+    def _blocks(self) -> dict[str, InstrumentErrors]:
+        """R_i / w_i of each instrument."""
+        names = zip(self.ids, self.registry, strict=True)
+        return {name: InstrumentErrors(self._errors_of(spec), self.weights[name]) for name, spec in names}
+
     def _sizes(self) -> dict[str, int]:
         """How many observations each instrument has."""
         return {spec.instrument_id: self._errors_of(spec).out_structure().size for spec in self.registry}
@@ -200,7 +205,7 @@ class MultiInstrumentFusion(eqx.Module):
         if not any(isinstance(given, Observations) for given in observations.values()):
             return None
         parts = []
-        for block, name in zip(self.obs_cov_op.blocks, self.ids, strict=True):
+        for name, block in self._blocks().items():
             given, deviation = observations.get(name), safe_sqrt(block.diagonal())
             if isinstance(given, Observations):
                 deviation = given.error.astype(deviation.dtype) / jnp.sqrt(block.weight)

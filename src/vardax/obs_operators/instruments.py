@@ -57,16 +57,19 @@ class InstrumentSpec(eqx.Module):
         owner = f"InstrumentSpec {instrument_id!r}"
         if not callable(obs_op):
             raise TypeError(f"{owner}: `obs_op` is {type(obs_op).__name__}, expected an observation operator.")
-        self.R_op = None if R_op is None else as_covariance(owner, R_op, "R_op")
-        if R_op is not None and not isinstance(self.R_op.out_structure(), jax.ShapeDtypeStruct):
-            raise TypeError(f"{owner}: `R_op` acts on {self.R_op.out_structure()}, expected one array of observations.")
-        dtype = jnp.result_type(float) if R_op is None else self.R_op.out_structure().dtype
         self.obs_op, self.instrument_id = obs_op, instrument_id
-        self.mask = None if mask is None else _as_mask(jnp.asarray(mask), owner).astype(dtype)
-        if self.mask is not None and R_op is not None and self.mask.shape != self.R_op.out_structure().shape:
+        self.R_op = None if R_op is None else as_covariance(owner, R_op, "R_op")
+        self.mask = None if mask is None else _as_mask(jnp.asarray(mask), owner).astype(jnp.result_type(float))
+        if self.R_op is not None:
+            self._check_errors(owner, self.R_op.out_structure())
+
+    def _check_errors(self, owner: str, structure: Any) -> None:
+        if not isinstance(structure, jax.ShapeDtypeStruct):
+            raise TypeError(f"{owner}: `R_op` acts on {structure}, expected one array of observations.")
+        if self.mask is not None and self.mask.shape != structure.shape:
             raise ValueError(
-                f"{owner}: `mask` has shape {self.mask.shape}, expected {self.R_op.out_structure().shape}, the shape "
-                "of the observations that `R_op` acts on."
+                f"{owner}: `mask` has shape {self.mask.shape}, expected {structure.shape}, the shape of the "
+                "observations that `R_op` acts on."
             )
 
     @property

@@ -78,12 +78,12 @@ def averaging_kernel_from_l2(
     Array([[0.6, 0.4]], dtype=float32)
     """
     found = _read(product, names or {})
-    kernel, prior = found["kernel"], found["prior"]
+    kernel, prior = found.pop("kernel"), found.get("prior")
     if prior is not None and kernel.ndim == prior.ndim + 1 and kernel.shape[-1] == kernel.shape[-2]:
         return RetrievalKernel(_soundings(kernel, 2), _soundings(prior, 1))
     shape, levels = kernel.shape, _boundaries(found, kernel.shape, surface_first)
     prior = np.zeros(shape) if prior is None else _on(shape, prior, "prior")
-    weights, air = found["weights"], found["air"]
+    weights, air = found.get("weights"), found.get("air")
     with np.errstate(divide="ignore", invalid="ignore"):  # soundings that have gaps or no air become missing ones
         if air is not None:
             air = _on(shape, air, "air")
@@ -94,12 +94,13 @@ def averaging_kernel_from_l2(
     weights = air if weights is None else _on(shape, weights, "weights")
     if weights is None:
         raise ValueError(f"{OWNER}: found no `weights`, `air` or `levels`; the product has {_listed(product)}.")
-    parts = [_soundings(array, 1) for array in (kernel, prior, weights)]
-    boundaries = None if levels is None else _soundings(levels, 1)
-    return ColumnRetrieval(*parts, boundaries, interp, model_levels=model_levels, outside=outside)
+    parts = {"kernel": kernel, "prior": prior, "weights": weights}
+    parts |= {} if levels is None else {"levels": levels}
+    arrays = {name: _soundings(array, 1) for name, array in parts.items()}
+    return ColumnRetrieval(**arrays, interp=interp, model_levels=model_levels, outside=outside)
 
 
-def _read(product: Any, names: Mapping[str, str | None]) -> dict[str, np.ndarray | None]:
+def _read(product: Any, names: Mapping[str, str | None]) -> dict[str, np.ndarray]:
     """Every quantity that the product has, with NaN where it has gaps."""
     for quantity in names:
         if quantity not in NAMES:
@@ -112,14 +113,15 @@ def _read(product: Any, names: Mapping[str, str | None]) -> dict[str, np.ndarray
         if name is not None and name not in product:
             near = _hint(name, product)
             raise ValueError(f"{OWNER}: the product has no {name!r} (`{quantity}`); it has {_listed(product)}.{near}")
-        found[quantity] = None if name is None else _numbers(product[name])
+        if name is not None:
+            found[quantity] = _numbers(product[name])
     for quantity in ("kernel", "prior"):
-        if found[quantity] is None and quantity not in names:
+        if quantity not in found and quantity not in names:
             raise ValueError(
                 f"{OWNER}: found no `{quantity}` in the product, which has {_listed(product)}; say what it is called, "
                 f"names={{{quantity!r}: ...}}."
             )
-    if found["kernel"] is None:
+    if "kernel" not in found:
         raise ValueError(f"{OWNER}: `names` says that there is no kernel, and without one there is no operator.")
     return found
 
@@ -133,9 +135,11 @@ def _numbers(variable: Any) -> np.ndarray:
 def _boundaries(found: Mapping[str, Any], shape: tuple[int, ...], surface_first: bool) -> np.ndarray | None:
     """The boundaries of the layers, (..., L+1)."""
     layers, before = shape[-1], shape[:-1]
-    if found["levels"] is not None:
+    if "levels" in found:
         return _on((*before, layers + 1), found["levels"], "levels")
-    surface, interval, a, b = (found[key] for key in ("surface_pressure", "pressure_interval", "hybrid_a", "hybrid_b"))
+    surface, interval, a, b = (
+        found.get(key) for key in ("surface_pressure", "pressure_interval", "hybrid_a", "hybrid_b")
+    )
     if surface is None:
         return None
     surface = _on(before, surface, "surface_pressure")[..., None]

@@ -72,7 +72,7 @@ class RetrievalKernel(eqx.Module):
     def _smoothing(self, field: Array) -> lx.AbstractLinearOperator:
         """A, from the structure of the state to itself."""
         if isinstance(self.A, jax.Array) and field.ndim == 2 and self.A.ndim == 3:
-            return self._profile_by_profile(field)
+            return _profile_by_profile(self.A, field)
         kernel = LinearObs(self.A).linearize(field)
         found = kernel.out_structure()
         if found == structure_of(field):
@@ -84,14 +84,15 @@ class RetrievalKernel(eqx.Module):
             )
         return ModuleLinearOperator(_Reshaped(field.shape), found) @ kernel
 
-    def _profile_by_profile(self, field: Array) -> lx.AbstractLinearOperator:
-        p, levels = field.shape
-        if self.A.shape != (p, levels, levels):
-            raise ValueError(
-                f"RetrievalKernel: `A` has shape {self.A.shape}, expected {(p, levels, levels)}, one kernel for each "
-                f"of the {p} profiles of a state of shape {field.shape}."
-            )
-        return ModuleLinearOperator(_PerProfile(self.A.astype(field.dtype)), structure_of(field))
+
+def _profile_by_profile(kernels: Array, field: Array) -> lx.AbstractLinearOperator:
+    p, levels = field.shape
+    if kernels.shape != (p, levels, levels):
+        raise ValueError(
+            f"RetrievalKernel: `A` has shape {kernels.shape}, expected {(p, levels, levels)}, one kernel for each of "
+            f"the {p} profiles of a state of shape {field.shape}."
+        )
+    return ModuleLinearOperator(_PerProfile(kernels.astype(field.dtype)), structure_of(field))
 
 
 def _complete(kernels: Array, x_a: Array) -> tuple[Array, Array, Array]:

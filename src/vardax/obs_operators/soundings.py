@@ -32,17 +32,17 @@ def check_soundings(parts: dict[str, Array | None], model_levels: Array | None, 
         missing.append("levels")
     if missing:
         raise ValueError(f"{owner}: {', '.join(f'`{name}`' for name in missing)} of the soundings is missing.")
-    kernel, levels = parts["kernel"], parts["levels"]
-    if kernel.ndim != 2:
-        raise ValueError(f"{owner}: `kernel` has shape {kernel.shape}, expected (p, L), soundings by layers.")
-    p, layers = kernel.shape
-    for name, array in parts.items():
+    given = {name: array for name, array in parts.items() if array is not None}
+    if given["kernel"].ndim != 2:
+        raise ValueError(f"{owner}: `kernel` has shape {given['kernel'].shape}, expected (p, L), soundings by layers.")
+    p, layers = given["kernel"].shape
+    for name, array in given.items():
         expected = (p, layers + 1) if name == "levels" else (p, layers)
-        if array is not None and array.shape != expected:
+        if array.shape != expected:
             meaning = "the boundaries of the layers, one more than layers" if name == "levels" else "as `kernel`"
             raise ValueError(f"{owner}: `{name}` has shape {array.shape}, expected {expected}: {meaning}.")
-    if levels is not None:
-        _check_order(parts["weights"], levels, owner)
+    if "levels" in given:
+        _check_order(given["weights"], given["levels"], owner)
 
 
 def _check_order(weights: Array, levels: Array, owner: str) -> None:
@@ -97,18 +97,19 @@ def _reduce(
     parts: dict[str, Any], model_levels: Array | None, counted: Array, outside: str
 ) -> tuple[Array, Array, Array]:
     """g (K,), c and whether one sounding is seen."""
-    kernel, prior, weights, levels = (parts[name] for name in PARTS)
+    kernel, prior, weights = (parts[name] for name in PARTS[:3])
+    levels = parts["levels"]
     weighs = weights != 0
     known = jnp.isfinite(kernel) & jnp.isfinite(prior) & jnp.isfinite(weights)
     seen = counted & jnp.all(known | ~weighs) & jnp.any(weighs)
     if levels is not None:
         seen = seen & jnp.all(jnp.isfinite(levels))
         levels = jnp.where(seen, levels, jnp.zeros_like(levels))
-    if outside == "mask" and model_levels is not None:
-        seen = seen & ~beyond(levels, model_levels)
+        if model_levels is not None and outside == "mask":
+            seen = seen & ~beyond(levels, model_levels)
     kernel, prior, weights = (jnp.where(seen & weighs, part, jnp.zeros_like(part)) for part in (kernel, prior, weights))
     inside, gain = jnp.ones_like(kernel), weights * kernel
-    if model_levels is not None:
+    if levels is not None and model_levels is not None:
         model_levels = reaching(model_levels, levels) if outside == "clamp" else model_levels
         inside, gain = covered(levels, model_levels), collect(gain, levels, model_levels)
     gain = jnp.where(seen, gain, jnp.zeros_like(gain))
