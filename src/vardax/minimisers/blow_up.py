@@ -1,11 +1,11 @@
 """A cost that may be differentiated again where it blew up.
 
-Adjoints that go through the iterations of a solver also go through its rejected trials. The weight of a trial is zero
-there, but where the model blew up, its derivatives are infinite, and 0 · inf is NaN: a single trial that left the range
-of the numbers would spoil a gradient whose value is right. Here the trial is looked at first, and where J is not finite,
-or its square is not, what is differentiated is the background instead:
+Adjoints that go through the iterations of a solver also go through its rejected trials. A trial has no weight in the
+result, but where the model blew up its derivatives are infinite, and 0 · inf is NaN: one trial beyond the range of the
+numbers would spoil a gradient whose value is right. So each point is looked at first, and the background takes its
+place in the derivatives where J is too large to be squared:
 
-    J(chi) where sqrt(max) >= J(chi),   else the same value with the derivative zero.
+    J(chi) where J(chi) <= sqrt(largest number),   else the same value with the derivative zero.
 
 The look costs one more run of the model for each evaluation, without derivatives. `ImplicitAdjoint` differentiates the
 solution alone and does without.
