@@ -102,3 +102,20 @@ def test_circulant_approximation_is_the_closest_periodic_covariance():
     transformed = np.fft.fftn(np.fft.ifftn(matrix, axes=(2, 3)), axes=(0, 1)).reshape(30, 30)
     expected = np.real(np.diag(transformed)).reshape(shape)[:, :4]
     np.testing.assert_allclose(circulant_approximation(row, domain, shape), expected, atol=10 * EXACT)
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_transforms_next_to_a_triangular_solve(batched):
+    """Triangular solves like columns, the CPU's transforms run on rows only: the program must say so."""
+    spectrum = matern_amplitude((4, 5), 1.5, jnp.ones(2), jnp.ones(()))
+    lower, v = jnp.tril(jnp.ones((4, 4))), jnp.arange(20.0).reshape(4, 5)
+
+    def between_solves(v):
+        solve = lambda rhs: jax.scipy.linalg.solve_triangular(lower, rhs, lower=True)  # noqa: E731
+        return solve(apply_spectrum(spectrum, solve(v), (4, 5), (4, 5)))
+
+    product = np.linalg.solve(lower, v)
+    product = np.fft.irfftn(np.asarray(spectrum) * np.fft.rfftn(product), s=(4, 5), axes=(0, 1))
+    expected = np.linalg.solve(lower, product)
+    found = jax.jit(jax.vmap(between_solves))(jnp.stack([v, 2 * v, v]))[2] if batched else jax.jit(between_solves)(v)
+    np.testing.assert_allclose(found, expected, atol=100 * EXACT)

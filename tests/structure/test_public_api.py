@@ -117,8 +117,7 @@ TO_COME = {
         decode_jacobian WeakConstraintCost IncrementalCost FourDVarNetCost
     """,
     "covariances": """
-        DiffusionCovariance Exact Randomised KroneckerCovariance LowRankCovariance LocalizedEnsembleCovariance
-        HybridCovariance ScaledCovariance BalancedCovariance gaspari_cohn nmc_covariance fit_matern
+        DiffusionCovariance Exact Randomised nmc_covariance fit_matern
     """,
     "dynamics": """
         ExternalForward DiffraxForward NeuralForward SoftBoundedForward

@@ -5,6 +5,11 @@
     DenseCovariance           a matrix, factorised once: small systems, correlated R
     MaternLinearOperator      smooth fields on regular 1-D to 3-D grids, by FFT: B at any size
     BlockDiagonalCovariance   one covariance per variable, instrument or time; fields that are pytrees
+    KroneckerCovariance       separable: a covariance for each axis, or group of axes
+    ScaledCovariance          standard deviations that vary, times a correlation
+    LowRankCovariance         a few modes: B by its square root
+    LocalizedEnsembleCovariance, HybridCovariance   errors of the day, alone and with a static part
+    BalancedCovariance        variables that depend on each other through a balance
 
     half(op)                  L with L Lᵀ = op, what every analysis uses
     sample(op, key, n)        fields drawn from N(0, op)
@@ -15,16 +20,22 @@
 The functions take any lineax operator, also scaled, summed, composed or foreign ones. Fields keep their shape.
 """
 
+from vardax.covariances.balanced import BalancedCovariance, BalancedFactor
 from vardax.covariances.base import AbstractCovariance
 from vardax.covariances.block_diagonal import BlockDiagonalCovariance, BlockFactor
 from vardax.covariances.block_restriction import BatchedRestriction, JoinedRestriction
-from vardax.covariances.correlations import matern_correlation
+from vardax.covariances.correlations import gaspari_cohn, matern_correlation
 from vardax.covariances.dense import DenseCovariance
 from vardax.covariances.diagonal import DiagonalCovariance
+from vardax.covariances.ensemble import EnsembleFactor, LocalizedEnsembleCovariance
 from vardax.covariances.factors import AbstractFactor, ConcatenatedFactor, DenseFactor, TransposedFactor
 from vardax.covariances.functions import diagonal, half, inv_mv, logdet, restrict, sample
+from vardax.covariances.hybrid import HybridCovariance
+from vardax.covariances.kronecker import KroneckerCovariance, KroneckerFactor
+from vardax.covariances.low_rank import LowRankCovariance, LowRankFactor
 from vardax.covariances.matern import MaternLinearOperator
 from vardax.covariances.restriction import AbstractRestriction, DenseRestriction, DiagonalRestriction
+from vardax.covariances.scaled import ScaledCovariance, ScaledFactor
 from vardax.covariances.sizes import DENSE_LIMIT, RESTRICT_LIMIT
 from vardax.covariances.spectral import SpectralFactor
 
@@ -34,6 +45,8 @@ __all__ = [
     "AbstractCovariance",
     "AbstractFactor",
     "AbstractRestriction",
+    "BalancedCovariance",
+    "BalancedFactor",
     "BatchedRestriction",
     "BlockDiagonalCovariance",
     "BlockFactor",
@@ -43,11 +56,21 @@ __all__ = [
     "DenseRestriction",
     "DiagonalCovariance",
     "DiagonalRestriction",
+    "EnsembleFactor",
+    "HybridCovariance",
     "JoinedRestriction",
+    "KroneckerCovariance",
+    "KroneckerFactor",
+    "LocalizedEnsembleCovariance",
+    "LowRankCovariance",
+    "LowRankFactor",
     "MaternLinearOperator",
+    "ScaledCovariance",
+    "ScaledFactor",
     "SpectralFactor",
     "TransposedFactor",
     "diagonal",
+    "gaspari_cohn",
     "half",
     "inv_mv",
     "logdet",

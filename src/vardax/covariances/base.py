@@ -19,13 +19,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import lineax as lx
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 
 from vardax.covariances.factors import ravel, require_structure, sample_factor
 from vardax.covariances.restriction import AbstractRestriction
 from vardax.types import float_array
 
-__all__ = ["AbstractCovariance", "real_array"]
+__all__ = ["AbstractCovariance", "real_array", "real_tree"]
 
 
 class AbstractCovariance(lx.AbstractLinearOperator):
@@ -116,6 +117,18 @@ def real_array(owner: str, name: str, x: ArrayLike | Sequence[Any], dtype: Any =
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise TypeError(f"{owner}: `{name}` has dtype {array.dtype}, expected real numbers.")
     return array.astype(array.dtype if dtype is None else dtype)
+
+
+def real_tree(owner: str, name: str, x: Any, dtype: Any = None) -> PyTree[Array]:
+    """`x`, an array (also as nested lists) or a pytree of arrays of one dtype, as floating-point arrays."""
+    if isinstance(x, list | tuple) and all(np.ndim(leaf) == 0 for leaf in jax.tree.leaves(x)):
+        return real_array(owner, name, x, dtype)
+    tree = jax.tree.map(lambda leaf: real_array(owner, name, leaf, dtype), x)
+    dtypes = sorted({leaf.dtype.name for leaf in jax.tree.leaves(tree)})
+    if len(dtypes) != 1:
+        found = f"arrays of the dtypes {', '.join(dtypes)}" if dtypes else "no arrays"
+        raise ValueError(f"{owner}: `{name}` holds {found}, expected arrays of one; give `dtype=`.")
+    return tree
 
 
 def _is_diagonal(operator: AbstractCovariance) -> bool:

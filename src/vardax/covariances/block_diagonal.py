@@ -47,6 +47,7 @@ class BlockDiagonalCovariance(AbstractCovariance):
     When not: where errors of the variables are correlated. `BalancedCovariance` adds such correlations, and a
     `LocalizedEnsembleCovariance` has them from its members.
 
+    >>> from vardax.covariances.diagonal import DiagonalCovariance
     >>> R = BlockDiagonalCovariance(DiagonalCovariance([4.0]), DiagonalCovariance([1.0, 9.0]), joined_along=0)
     >>> R.mv(jnp.ones(3))
     Array([4., 1., 9.], dtype=float32)
@@ -181,8 +182,8 @@ def _joined(blocks: Sequence[lx.AbstractLinearOperator], axis: int) -> Joined:
     others = {(len(shape), *shape[:axis], *shape[axis + 1 :]) for shape in shapes}
     if len(others) > 1:
         raise ValueError(
-            f"{OWNER}: the blocks act on the shapes {shapes}, expected shapes that differ only along axis {axis}, along "
-            "which they are joined."
+            f"{OWNER}: the blocks act on the shapes {shapes}, expected shapes that differ only along axis {axis}, the "
+            "one on which they are joined."
         )
     return Joined(axis, tuple(shape[axis] for shape in shapes))
 

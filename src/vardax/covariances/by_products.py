@@ -86,7 +86,7 @@ def inverse_by_products(covariance: AbstractCovariance, vector: PyTree[Array]) -
         solution = jax.scipy.linalg.cho_solve((_cholesky(owner, covariance), True), ravel(vector))
         return unravel(solution, structure)
     tolerance = float(jnp.finfo(covariance.dtype).eps) ** 0.5
-    solution, residual = _solve(covariance, ravel(vector), tolerance)
+    solution, residual = _solve(covariance, ravel(vector), tolerance, MOST_STEPS)
     reached = residual <= 2 * tolerance
     if not is_traced(reached) and not reached:
         raise ValueError(
@@ -153,7 +153,7 @@ def _by_rows(covariance: AbstractCovariance, product: Any) -> Array:
 
 
 @eqx.filter_jit
-def _solve(covariance: AbstractCovariance, vector: Array, tol: float) -> tuple[Array, Array]:
+def _solve(covariance: AbstractCovariance, vector: Array, tol: float, max_steps: int) -> tuple[Array, Array]:
     """Conjugate gradients, preconditioned by the variances."""
     structure = covariance.in_structure()
     variance = ravel(covariance.diagonal())
@@ -162,5 +162,5 @@ def _solve(covariance: AbstractCovariance, vector: Array, tol: float) -> tuple[A
         vector,
         lambda residual: residual / variance,
         tol=tol,
-        max_steps=MOST_STEPS,
+        max_steps=max_steps,
     )

@@ -191,14 +191,14 @@ def restrict(
     return restrict_dense(op.as_matrix(), structure.shape, mask, std)
 
 
-def as_covariance(owner: str, op: Any, name: str = "op") -> Operator:
+WRAP = "wrap a matrix in `DenseCovariance` and variances in `DiagonalCovariance`"
+
+
+def as_covariance(owner: str, op: Any, name: str = "op", remedy: str = WRAP) -> Operator:
     """`op` itself, or wrapped when it only looks like a lineax operator; square in any case."""
     if not isinstance(op, Operator):
         if not (callable(getattr(op, "mv", None)) and callable(getattr(op, "in_structure", None))):
-            raise TypeError(
-                f"{owner}: `{name}` is {type(op).__name__}, expected a lineax linear operator; wrap a matrix in "
-                "`DenseCovariance` and variances in `DiagonalCovariance`."
-            )
+            raise TypeError(f"{owner}: `{name}` is {type(op).__name__}, expected a lineax linear operator; {remedy}.")
         op = lx.FunctionLinearOperator(op.mv, op.in_structure(), lx.positive_semidefinite_tag)
     if op.in_structure() != op.out_structure():
         raise ValueError(

@@ -20,7 +20,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Complex, Float
 
 from vardax.covariances.correlations import matern_of_square, matern_reach
 from vardax.covariances.diagonal import safe_sqrt
@@ -34,6 +34,8 @@ __all__ = [
     "periodic_matern",
     "spectral_mean",
     "spectral_weights",
+    "to_field",
+    "to_modes",
 ]
 
 Shape = tuple[int, ...]
@@ -69,9 +71,32 @@ def apply_spectrum(
     spectrum: Float[Array, "..."], vector: Float[Array, "..."], domain: Shape, shape: Shape
 ) -> Float[Array, "..."]:
     """F⁻¹ `spectrum` F on the box `domain`: `vector` is padded with zeros, the result cropped to `shape`."""
-    modes = jnp.fft.rfftn(vector, s=domain)
-    product = jnp.fft.irfftn(jax.lax.complex(spectrum * modes.real, spectrum * modes.imag), s=domain)
+    modes = to_modes(vector, domain)
+    product = to_field(jax.lax.complex(spectrum * modes.real, spectrum * modes.imag), domain)
     return product if shape == domain else product[tuple(slice(n) for n in shape)]
+
+
+def to_modes(field: Float[Array, "..."], domain: Shape) -> Complex[Array, "..."]:
+    """`rfftn` on the box `domain`, of a field that is padded with zeros.
+
+    XLA's CPU transforms work on row-major arrays only, but do not tell the compiler: next to a triangular solve, which
+    likes columns, the program would fail when it runs. Hence `_row_major`.
+    """
+    padded = jnp.pad(field, [(0, size - n) for n, size in zip(field.shape, domain, strict=True)])
+    return _row_major(jnp.fft.rfftn(padded))
+
+
+def to_field(modes: Complex[Array, "..."], domain: Shape) -> Float[Array, "..."]:
+    """`irfftn`: modes of the box `domain`, in the layout of `rfftn`, to the field on it; see `to_modes`."""
+    return _row_major(jnp.fft.irfftn(modes, s=domain))
+
+
+def _row_major(array: Array) -> Array:
+    """`array`, which the compiler must see as a reshaped vector: rows first. Costs nothing between other operations.
+
+    (`jax.experimental.layout.with_layout_constraint` loses a part of gradients through `jit` in JAX 0.10.)
+    """
+    return jax.lax.optimization_barrier(jnp.ravel(array)).reshape(array.shape)
 
 
 def spectral_weights(domain: Shape) -> np.ndarray:
