@@ -129,18 +129,25 @@ def test_a_few_updates_of_a_search_are_near_the_exact_derivative(name):
     exact = exact_jacobian(name)
     errors = [np.max(np.abs(jacobian(name, KStepAdjoint(k)) - exact)) for k in (1, 8)]
     assert errors[0] < np.max(np.abs(exact))
-    assert errors[1] < 0.05 * np.max(np.abs(exact))
+    assert errors[1] < 0.2 * np.max(np.abs(exact))
 
 
 @pytest.mark.parametrize(
     "name", ["FixedPointIteration", *(pytest.param(name, marks=SLOW) for name in list(SOLVERS)[1:])]
 )
 def test_the_value_does_not_depend_on_the_adjoint(name):
-    reference = solution(name, optx.ImplicitAdjoint())(B)
-    found, pullback = jax.vjp(solution(name, KStepAdjoint(4)), B)
-    assert found.stats["num_steps"] == reference.stats["num_steps"]
-    np.testing.assert_allclose(found.value, reference.value, **TIGHT)
-    del pullback
+    def result(adjoint):
+        found = solution(name, adjoint)(B)
+        return found.value, found.stats["num_steps"]
+
+    def differentiated(b):
+        found, _ = jax.vjp(value(name, KStepAdjoint(4)), b)
+        return found
+
+    expected, n_steps = result(optx.ImplicitAdjoint())
+    np.testing.assert_allclose(result(KStepAdjoint(4))[0], expected, **TIGHT)
+    np.testing.assert_allclose(differentiated(B), expected, **TIGHT)
+    assert result(KStepAdjoint(4))[1] == n_steps
 
 
 @pytest.mark.parametrize("name", ["FixedPointIteration", pytest.param("BFGS", marks=SLOW)])
