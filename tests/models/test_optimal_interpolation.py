@@ -212,3 +212,19 @@ def test_chi_square_is_one_when_the_covariances_are_right():
     model = OptimalInterpolation(LinearObs(H), np.zeros(n), DenseCovariance(B), DenseCovariance(R))
     chi_square = 2 * np.asarray(model.analyse(Batch1D.from_observations(y)).cost.last.total) / m
     assert abs(chi_square.mean() - 1) < 4 * np.sqrt(2 / m / samples)
+
+
+@pytest.mark.parametrize("count", [60, 150], ids=["fewer points than cells", "more points than cells"])
+@pytest.mark.parametrize("boundary", ["periodic", "free"])
+def test_a_covariance_by_fourier_transforms_is_factorised(boundary, count):
+    """XLA on CPU once handed the order of a factorised matrix on to the transforms, which failed at this size."""
+    rng, n = np.random.default_rng(0), 120
+    prior, position = MaternLinearOperator((n,), 6.0, boundary=boundary), rng.uniform(0, n - 1, (count, 1))
+    obs = Observations(rng.normal(size=count), 0.5, 0.0, position)
+    model = OptimalInterpolation(InterpObs([np.arange(float(n))]), np.zeros(n), prior, None)
+    H = np.stack([np.interp(np.asarray(obs.coords)[:, 0], np.arange(n), unit) for unit in np.eye(n)], axis=1)
+    R = 0.25 * np.eye(count)
+    state, cov = dense_blue(np.asarray(prior.as_matrix()), R, H, np.zeros(n), np.asarray(obs.value, float))
+    posterior = model.posterior([obs])
+    np.testing.assert_allclose(posterior.mean[0], state, **TIGHT)
+    np.testing.assert_allclose(posterior.std()[0], np.sqrt(np.diag(cov)), **TIGHT)

@@ -50,7 +50,10 @@ def is_dense_case(problem: ControlSpaceProblem) -> bool:
 
 def _matrix_of(product: Callable[[Array], Array], size: int, dtype) -> Float[Array, "n n"]:
     """The matrix of a symmetric operator on vectors of length `size`, by products with blocks of unit vectors."""
-    return jax.lax.map(product, jnp.eye(size, dtype=dtype), batch_size=min(size, COLUMN_BLOCK))
+    rows = jax.lax.map(product, jnp.eye(size, dtype=dtype), batch_size=min(size, COLUMN_BLOCK))
+    # A factorisation wants its matrix by columns, and XLA hands that wish on to the Fourier transforms that made it,
+    # which on CPU cannot write by columns and fail. A flat array in between has only one order.
+    return jax.lax.optimization_barrier(rows.reshape(-1)).reshape(size, size)
 
 
 class NormalFactor(eqx.Module):
