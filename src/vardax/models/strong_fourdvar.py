@@ -38,7 +38,9 @@ class StrongFourDVar(AbstractAnalysisMethod):
 
     `forward` is any object with `step(state, dt)` and `dt`. `forward_adjoint` chooses what the differentiated model run
     keeps: `RecursiveCheckpointAdjoint(checkpoints)`, `DirectAdjoint()`, `ForwardMode()`. `n_substeps` model steps make
-    one interval between entries. The other slots and options are those of `ThreeDVar`.
+    one interval between entries. Scattered `Observations` need `n_steps`, the number of intervals: each is predicted at
+    its own time from the start of the window (`Observations.start`), by `time_interpolation`, which is `LinearInTime()`
+    or `NearestInTime()`. The other slots and options are those of `ThreeDVar`.
     """
 
     takes_window: ClassVar[bool] = True

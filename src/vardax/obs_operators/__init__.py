@@ -10,6 +10,8 @@ not compile again.
 | `linear` | `LinearObs(H)` | H x |
 | `point` | `PointObs(indices)` | x at these entries |
 | `interp` | `InterpObs`, `interp_obs_from_coords` | x interpolated to these positions |
+| `cells`, `periods` | | of `interp`: cells along axes, corners without land; what closes and what repeats |
+| `quads`, `quad_table`, `quad_search` | | of `interp`: the cells of a curvilinear grid, and how they are found |
 | `callable` | `CallableObs(fn)` | fn(x) |
 | `composite` | `CompositeObs(*ops)` | one operator after another |
 | `averaging_kernel` | `AveragingKernel(A, x_a, h)` | A (h x + (1 - h) x_a) |
