@@ -126,16 +126,17 @@ class AdvectionDiffusion1D(eqx.Module):
         return rk4_looped(self.tendency, state, in_state_dtype(dt, state))
 
     def _check_stable(self, dt: ArrayLike) -> None:
-        values = [concrete_values(value) for value in (self.velocity, self.diffusivity, dt)]
-        if any(value is None for value in values):
+        leaves = (self.velocity, self.diffusivity, dt)
+        parameters = [values for leaf in leaves if (values := concrete_values(leaf)) is not None]
+        if len(parameters) < len(leaves):
             return
-        speed, kappa, step = (float(np.max(np.abs(v))) for v in values if v is not None)
-        limit = largest_stable_dt(speed, kappa, self.dx)
-        if float(values[2]) < 0:
+        speed, kappa, step = (float(np.max(np.abs(values))) for values in parameters)
+        if parameters[2] < 0:
             raise ValueError(
-                f"AdvectionDiffusion1D: `dt` is {float(values[2]):g}, expected a positive number: the upwind scheme "
-                "and diffusion damp, and grow without bound backwards."
+                f"AdvectionDiffusion1D: `dt` is {-step:g}, expected a positive number: the upwind scheme and diffusion "
+                "damp, and grow without bound backwards."
             )
+        limit = largest_stable_dt(speed, kappa, self.dx)
         if step > limit:
             raise ValueError(
                 f"AdvectionDiffusion1D: `dt` is {step:g}, beyond the stability limit {limit:.3g} of the Runge-Kutta "

@@ -189,7 +189,8 @@ def _prepared(solver: Any, controller: Any) -> Any:
         solver = eqx.tree_at(lambda s: s.scan_kind, solver, "bounded", is_leaf=lambda leaf: leaf is None)
     finder = getattr(solver, "root_finder", None)
     if isinstance(controller, dfx.ConstantStepSize) and finder is not None:
-        finite = finder if isinstance(finder, _FiniteRootFinder) else _FiniteRootFinder(finder)
+        # Its tolerances are properties here, which the type checker takes for arguments.
+        finite = finder if isinstance(finder, _FiniteRootFinder) else _FiniteRootFinder(finder)  # pyright: ignore
         solver = eqx.tree_at(lambda s: s.root_finder, solver, finite)
     return solver
 

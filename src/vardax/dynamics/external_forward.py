@@ -169,7 +169,7 @@ def _transpose(cotangents: Sequence[Any], *arguments: Any, call: _Call, which: s
     if getattr(call.functions, other) is None:
         raise ValueError(f"ExternalForward: `{other}` is missing, and {_NEEDED_FOR[other]}.")
     fixed = arguments[:-n]
-    filled = [jnp.zeros(ct.aval.shape, ct.aval.dtype) if isinstance(ct, ad.Zero) else ct for ct in cotangents]
+    filled = [ad.instantiate_zeros(cotangent) for cotangent in cotangents]
     return [None] * len(fixed) + _external_p.bind(*fixed, *filled, call=call, which=other)
 
 

@@ -99,8 +99,8 @@ class GaussianPlume(eqx.Module):
         values = concrete_values(wind)
         if values is not None and not np.hypot(*values) >= LEAST_WIND:
             raise ValueError(
-                f"{owner}: `wind` is {np.hypot(*values):.3g} m/s, expected at least {LEAST_WIND} m/s: without wind there "
-                "is no steady plume."
+                f"{owner}: `wind` is {np.hypot(*values):.3g} m/s, expected at least {LEAST_WIND} m/s: without wind "
+                "there is no steady plume."
             )
         self.sources, self.receptors, self.wind = sources, receptors, wind
         self.stability, self.dt = stability, checked_dt(dt, owner)
@@ -143,6 +143,6 @@ class GaussianPlume(eqx.Module):
     def _check_state(self, state: Array) -> None:
         if state.shape != self.sources.shape[:1]:
             raise ValueError(
-                f"GaussianPlume: `state` has shape {state.shape}, expected ({self.sources.shape[0]},): one emission rate "
-                "per source."
+                f"GaussianPlume: `state` has shape {state.shape}, expected ({self.sources.shape[0]},): one emission "
+                "rate per source."
             )

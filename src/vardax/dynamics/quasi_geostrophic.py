@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Complex, Float
 
 from vardax.dynamics.runge_kutta import LIMIT_IMAGINARY, LIMIT_REAL, rk4_looped
-from vardax.dynamics.stepping import checked_count, checked_dt, in_state_dtype
+from vardax.dynamics.stepping import checked_dt, checked_pair, checked_shape, in_state_dtype
 from vardax.types import concrete_values, float_array
 
 __all__ = ["QuasiGeostrophic2D"]
@@ -35,10 +35,10 @@ __all__ = ["QuasiGeostrophic2D"]
 class _Waves(NamedTuple):
     """Wavenumbers of a real transform. `kx` and `ky` are 0 at the grid's own frequency, whose slope it cannot see."""
 
-    kx: np.ndarray
-    ky: np.ndarray
-    squared: np.ndarray
-    resolved: np.ndarray
+    kx: Any
+    ky: Any
+    squared: Any
+    resolved: Any
 
 
 def _waves(shape: tuple[int, int], lengths: tuple[float, float]) -> _Waves:
@@ -86,12 +86,8 @@ class QuasiGeostrophic2D(eqx.Module):
         dt: ArrayLike = 0.01,
     ):
         owner = "QuasiGeostrophic2D"
-        ny, nx = (checked_count(n, "shape", owner, least=4) for n in shape)
-        self.shape = (ny, nx)
-        ly, lx = lengths if isinstance(lengths, tuple) else (lengths, lengths)
-        self.lengths = (float(ly), float(lx))
-        if not min(self.lengths) > 0:
-            raise ValueError(f"{owner}: `lengths` is {self.lengths}, expected positive numbers (ly, lx).")
+        self.shape = checked_shape(shape, owner, least=4)
+        self.lengths = checked_pair(lengths, "lengths", owner)
         parameters = {"beta": beta, "deformation_radius": deformation_radius, "drag": drag, "viscosity": viscosity}
         for name, value in parameters.items():
             if jnp.shape(value) != ():
@@ -176,7 +172,7 @@ class QuasiGeostrophic2D(eqx.Module):
     def _to_grid(self, waves: Complex[Array, "*batch ky kx"]) -> Float[Array, "*batch ny nx"]:
         return jnp.fft.irfft2(waves, s=self.shape)
 
-    def _waves_in(self, dtype: Any) -> Any:
+    def _waves_in(self, dtype: Any) -> _Waves:
         return _Waves(*(jnp.asarray(part, dtype) for part in _waves(self.shape, self.lengths)))
 
     # -- checks ------------------------------------------------------------------------------------------------------
@@ -188,10 +184,10 @@ class QuasiGeostrophic2D(eqx.Module):
     def _check_stable(self, dt: ArrayLike, state: Array | None) -> None:
         """|frequency| dt / 2.828 + damping dt / 2.785 <= 1 for every wave."""
         leaves = (self.beta, self.deformation_radius, self.drag, self.viscosity, dt)
-        parameters = [concrete_values(leaf) for leaf in leaves]
-        if any(p is None for p in parameters):
+        parameters = [float(values) for leaf in leaves if (values := concrete_values(leaf)) is not None]
+        if len(parameters) < len(leaves):
             return
-        beta, radius, drag, viscosity, step = (float(p) for p in parameters if p is not None)
+        beta, radius, drag, viscosity, step = parameters
         speeds = (0.0, 0.0)
         if state is not None and concrete_values(state) is not None:
             speeds = tuple(float(np.abs(np.asarray(part)).max()) for part in self.velocity(state))

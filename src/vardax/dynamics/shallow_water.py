@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from vardax.dynamics.runge_kutta import LIMIT_IMAGINARY, LIMIT_REAL, rk4_looped
-from vardax.dynamics.stepping import checked_count, checked_dt, in_state_dtype
+from vardax.dynamics.stepping import checked_dt, checked_pair, checked_shape, in_state_dtype
 from vardax.types import concrete_values, float_array
 
 __all__ = ["ShallowWater2D", "largest_stable_dt"]
@@ -84,12 +84,8 @@ class ShallowWater2D(eqx.Module):
         dt: ArrayLike = 300.0,
     ):
         owner = "ShallowWater2D"
-        ny, nx = (checked_count(n, "shape", owner, least=3, meaning=" cells, the stencil's") for n in shape)
-        self.shape = (ny, nx)
-        dy, dx = spacing if isinstance(spacing, tuple) else (spacing, spacing)
-        self.spacing = (float(dy), float(dx))
-        if not min(self.spacing) > 0:
-            raise ValueError(f"{owner}: `spacing` is {self.spacing}, expected positive numbers (dy, dx).")
+        self.shape = checked_shape(shape, owner, least=3)
+        self.spacing = checked_pair(spacing, "spacing", owner)
         self.depth = float_array(depth)
         if self.depth.shape not in ((), self.shape):
             raise ValueError(f"{owner}: `depth` has shape {self.depth.shape}, expected () or {self.shape}.")
@@ -151,10 +147,8 @@ class ShallowWater2D(eqx.Module):
         }
 
     def _laplacian(self, field: Array) -> Array:
-        return sum(
-            (jnp.roll(field, -1, axis) - 2.0 * field + jnp.roll(field, 1, axis)) / d**2
-            for axis, d in zip((-2, -1), self.spacing, strict=True)
-        )
+        along_y, along_x = (jnp.roll(field, -1, a) - 2.0 * field + jnp.roll(field, 1, a) for a in (-2, -1))
+        return along_y / self.spacing[0] ** 2 + along_x / self.spacing[1] ** 2
 
     def vector_field(self, t: Any, y: State, args: Any) -> dict[str, Array]:
         """The tendency as diffrax asks for it; the system does not depend on `t`, and takes no `args`."""
@@ -176,23 +170,22 @@ class ShallowWater2D(eqx.Module):
         if state is not None and (set(state) != names or any(state[n].shape[-2:] != self.shape for n in names)):
             found = {name: jnp.shape(leaf) for name, leaf in state.items()}
             raise ValueError(f"ShallowWater2D: `state` is {found}, expected `h`, `u` and `v` of shape {self.shape}.")
-        parameters = [concrete_values(p) for p in (self.depth, self.gravity, self.coriolis, self.viscosity, dt)]
-        if any(p is None for p in parameters):
+        leaves = (self.depth, self.gravity, self.coriolis, self.viscosity, dt)
+        parameters = [values for leaf in leaves if (values := concrete_values(leaf)) is not None]
+        if len(parameters) < len(leaves):
             return
         depth, gravity, coriolis, viscosity, step = (np.asarray(p, float) for p in parameters)
-        fields = {name: concrete_values(leaf) for name, leaf in (state or {}).items()}
-        known = bool(fields) and all(field is not None for field in fields.values())
-        thickness = depth + fields["h"] if known else depth
+        thickness, flow, what = depth, (0.0, 0.0), "`depth` is"
+        known = {name: field for name in names if (field := concrete_values((state or {}).get(name, 0.0))) is not None}
+        if state is not None and len(known) == len(names):
+            thickness, what = depth + known["h"], "`state` has a layer of"
+            flow = (float(np.abs(known["v"]).max()), float(np.abs(known["u"]).max()))
         if not np.all(thickness > 0):
-            what = "`state` has a layer" if known else "`depth` is"
-            raise ValueError(
-                f"ShallowWater2D: {what} of {thickness.min():.3g} somewhere, expected a positive thickness."
-            )
-        flow = tuple(float(np.abs(fields[name]).max()) for name in ("v", "u")) if known else (0.0, 0.0)
-        wave_speed = float(np.sqrt(gravity * thickness.max()))
-        limit = largest_stable_dt(wave_speed, flow, float(coriolis), float(viscosity), self.spacing)
+            raise ValueError(f"ShallowWater2D: {what} {thickness.min():.3g} somewhere, expected a positive thickness.")
         if viscosity > 0 and step < 0:
             raise ValueError(f"ShallowWater2D: `dt` is {float(step):g}; with `viscosity` it cannot be negative.")
+        wave_speed = float(np.sqrt(gravity * thickness.max()))
+        limit = largest_stable_dt(wave_speed, flow, float(coriolis), float(viscosity), self.spacing)
         if not abs(step) <= limit:
             raise ValueError(
                 f"ShallowWater2D: `dt` is {float(step):g}, beyond the stability limit {limit:.3g} of the Runge-Kutta "

@@ -17,7 +17,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-__all__ = ["StepConvention", "checked_count", "checked_dt", "in_state_dtype", "step_convention"]
+__all__ = [
+    "StepConvention",
+    "checked_count",
+    "checked_dt",
+    "checked_pair",
+    "checked_shape",
+    "in_state_dtype",
+    "step_convention",
+]
 
 TIME_NAMES = ("t", "t0", "t1")
 
@@ -115,3 +123,24 @@ def checked_count(value: Any, name: str, owner: str, *, least: int, meaning: str
     if isinstance(value, bool) or not hasattr(value, "__index__") or operator.index(value) < least:
         raise ValueError(f"{owner}: `{name}` is {value!r}, expected an integer of at least {least}{meaning}.")
     return operator.index(value)
+
+
+def checked_shape(shape: Any, owner: str, *, least: int) -> tuple[int, int]:
+    """`shape` as (ny, nx), each at least `least`."""
+    sizes = tuple(shape) if hasattr(shape, "__iter__") else (shape,)
+    if len(sizes) != 2:
+        raise ValueError(f"{owner}: `shape` is {shape!r}, expected (ny, nx).")
+    ny, nx = (checked_count(size, "shape", owner, least=least, meaning=" cells each way") for size in sizes)
+    return ny, nx
+
+
+def checked_pair(value: Any, name: str, owner: str) -> tuple[float, float]:
+    """`value`, one positive number or (y, x), as (y, x).
+
+    >>> checked_pair(2.0, "lengths", "Model")
+    (2.0, 2.0)
+    """
+    numbers = tuple(value) if hasattr(value, "__iter__") else (value, value)
+    if len(numbers) != 2 or not all(math.isfinite(number) and number > 0 for number in numbers):
+        raise ValueError(f"{owner}: `{name}` is {value!r}, expected a positive number, or two of them, (y, x).")
+    return float(numbers[0]), float(numbers[1])
