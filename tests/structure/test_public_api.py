@@ -119,11 +119,6 @@ TO_COME = {
     "covariances": """
         DiffusionCovariance Exact Randomised nmc_covariance fit_matern
     """,
-    "dynamics": """
-        ExternalForward DiffraxForward NeuralForward SoftBoundedForward
-        Lorenz63 TwoLevelLorenz96 AdvectionDiffusion1D ShallowWater2D QuasiGeostrophic2D GaussianPlume
-        simulate_lorenz63
-    """,
     "models": """
         FourDVarNet FourDVarNet1D FourDVarNet2D FourDVarNet3D AmortizedPosterior
         LatentThreeDVar LatentStrongFourDVar LatentHybridFourDVar SolverConfig AmortizedConfig
