@@ -8,13 +8,26 @@ which problem it gets (a window where there is a `forward`, a model error where 
 import dataclasses
 import inspect
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optimistix as optx
 import pytest
 
+import vardax.covariances
 import vardax.models
-from vardax.covariances import DenseCovariance
+from vardax.covariances import (
+    BalancedCovariance,
+    BlockDiagonalCovariance,
+    DenseCovariance,
+    DiagonalCovariance,
+    HybridCovariance,
+    KroneckerCovariance,
+    LocalizedEnsembleCovariance,
+    LowRankCovariance,
+    MaternLinearOperator,
+    ScaledCovariance,
+)
 from vardax.dynamics import DiscreteForward
 from vardax.minimisers import GaussNewtonKrylov
 from vardax.models import AbstractAnalysisMethod, IncrementalConfig
@@ -147,6 +160,54 @@ def test_every_method_equals_the_dense_formula_in_float64(method, minimiser):
 def test_every_method_equals_the_dense_formula_in_float32(method, minimiser):
     limit = 1e-3 if minimiser in QUASI_NEWTON else 1e-4
     assert errors(method, minimiser, "float32", 1e-5) < limit
+
+
+def structured_covariances():
+    """(B, R) of the sizes of the problem, from all kinds of covariances inside one another."""
+    rng = np.random.default_rng(3)
+    pair = KroneckerCovariance(DiagonalCovariance([1.5]), MaternLinearOperator(3, 0.8))
+    apart = BlockDiagonalCovariance(DenseCovariance(random_covariance(rng, 4)[None, :, None, :]), pair, joined_along=1)
+    to_vector = lambda x: x[0] + 0.4 * jnp.roll(x[0], 2)  # noqa: E731
+    static = HybridCovariance(
+        BalancedCovariance(to_vector, apart), LowRankCovariance(rng.normal(size=(N_STATE, 2))), (0.6, 0.4)
+    )
+    members = LocalizedEnsembleCovariance(
+        rng.normal(size=(3, N_STATE)), MaternLinearOperator(N_STATE, 1.0, boundary="free")
+    )
+    R = BlockDiagonalCovariance(
+        ScaledCovariance([0.5, 1.0, 2.0], MaternLinearOperator(3, 0.6)), DiagonalCovariance([0.7]), joined_along=0
+    )
+    return HybridCovariance(static, members, (0.5, 0.5)), R
+
+
+@pytest.mark.x64
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
+def test_every_method_takes_structured_covariances_and_applies_no_inverse(method, monkeypatch):
+    B, R = structured_covariances()
+    entries = 3 if "forward" in inspect.signature(method).parameters else 1
+    problem = dataclasses.replace(make_problem(entries), B=np.asarray(B.as_matrix()), R=np.asarray(R.as_matrix()))
+
+    def refuse(*_):
+        raise AssertionError("an analysis asked for an inverse or a determinant")
+
+    for cls in (
+        getattr(vardax.covariances, name) for name in vardax.covariances.__all__ if name.endswith("Covariance")
+    ):
+        if not inspect.isabstract(cls):
+            monkeypatch.setattr(cls, "inv_mv", refuse)
+            monkeypatch.setattr(cls, "logdet", refuse)
+    model = build(method, problem, "float64", None, tol=1e-11, max_steps=2000).with_(prior_cov_op=B, obs_cov_op=R)
+    batch = Batch1D.from_observations(jnp.asarray(problem.y))
+    analysis = model.analyse(batch, background=jnp.asarray(problem.background))
+    parts = analysis.state if isinstance(analysis.state, tuple) else (analysis.state,)
+    for sample in range(N_SAMPLES):
+        found = np.concatenate([np.asarray(part[sample]).ravel() for part in parts])
+        expected = problem.dense_analysis(sample, "model_err_cov_op" in inspect.signature(method).parameters)
+        np.testing.assert_allclose(found, expected, atol=1e-8)
+    assert np.all(
+        np.isfinite(np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(model.posterior(batch).std())]))
+    )
 
 
 @pytest.mark.x64

@@ -5,6 +5,7 @@
     DenseCovariance           a matrix, factorised once: small systems, correlated R
     MaternLinearOperator      smooth fields on regular 1-D to 3-D grids, by FFT: B at any size
     BlockDiagonalCovariance   one covariance per variable, instrument or time; fields that are pytrees
+    RepeatedCovariance        the same covariance at several times: model errors of a window
     KroneckerCovariance       separable: a covariance for each axis, or group of axes
     ScaledCovariance          standard deviations that vary, times a correlation
     LowRankCovariance         a few modes: B by its square root
@@ -34,6 +35,7 @@ from vardax.covariances.hybrid import HybridCovariance
 from vardax.covariances.kronecker import KroneckerCovariance, KroneckerFactor
 from vardax.covariances.low_rank import LowRankCovariance, LowRankFactor
 from vardax.covariances.matern import MaternLinearOperator
+from vardax.covariances.repeated import RepeatedCovariance, RepeatedFactor
 from vardax.covariances.restriction import AbstractRestriction, DenseRestriction, DiagonalRestriction
 from vardax.covariances.scaled import ScaledCovariance, ScaledFactor
 from vardax.covariances.sizes import DENSE_LIMIT, RESTRICT_LIMIT
@@ -65,6 +67,8 @@ __all__ = [
     "LowRankCovariance",
     "LowRankFactor",
     "MaternLinearOperator",
+    "RepeatedCovariance",
+    "RepeatedFactor",
     "ScaledCovariance",
     "ScaledFactor",
     "SpectralFactor",
