@@ -500,7 +500,7 @@ def _steps(axis: Array) -> Array:
 
 
 def _slope(field: Array, axis: int) -> Array:
-    return jnp.gradient(field, axis=axis) if field.shape[axis] > 1 else jnp.ones_like(field)
+    return jnp.asarray(jnp.gradient(field, axis=axis)) if field.shape[axis] > 1 else jnp.ones_like(field)
 
 
 def _edges(latitude: Array) -> tuple[Array, Array]:
@@ -530,11 +530,11 @@ def _closing_axes(longitude: Array) -> tuple[int, ...]:
 def _check_positions_of_cells(grid: "Grid") -> None:
     """Land may lie anywhere; a cell of a curvilinear grid has a position."""
     fields = [concrete_values(field) for field in grid.coords[-2:]] if grid.curvilinear else []
-    mask = None if grid.mask is None else concrete_values(grid.mask)
-    if not fields or any(field is None for field in fields) or (grid.mask is not None and mask is None):
+    mask = concrete_values(np.ones(1, bool) if grid.mask is None else grid.mask)
+    known = [field for field in fields if field is not None]
+    if mask is None or not fields or len(known) < len(fields):
         return
-    unknown = ~np.all(np.isfinite(np.stack(fields)), axis=0)
-    if bad := int(np.sum(unknown if mask is None else unknown & mask)):
+    if bad := int(np.sum(~np.all(np.isfinite(np.stack(known)), axis=0) & mask)):
         raise ValueError(f"Grid: {bad} cells have a position in `coords` that is not finite; mask them, if on land.")
 
 
@@ -594,11 +594,12 @@ class History(eqx.Module):
 
     J_b: Float[Array, "... steps"]
     J_o: Float[Array, "... steps instruments"]
+    J_q: Float[Array, "... steps"]
     gradient_norm: Float[Array, "... steps"]
 
     @property
     def total(self) -> Float[Array, "... steps"]:
-        return self.J_b + jnp.sum(self.J_o, axis=-1)
+        return self.J_b + jnp.sum(self.J_o, axis=-1) + self.J_q
 
 
 class Analysis(eqx.Module):

@@ -315,6 +315,11 @@ def test_a_window_of_scattered_points_needs_its_length():
         build(StrongFourDVar, n_steps=None)([sample_points(0)])
 
 
+def test_what_is_no_model_is_refused():
+    with pytest.raises(TypeError, match="`forward` is a function, expected a model with"):
+        build(StrongFourDVar, forward=lambda x: x)([moved(time=np.full(9, 10.0))])
+
+
 def test_while_tracing_points_outside_the_window_are_masked():
     model, late = build(StrongFourDVar), moved(time=np.where(np.arange(9) > 6, 99.0, 10.3))
     without = moved(time=np.full(9, 10.3), valid=np.where(np.arange(9) > 6, 0.0, np.asarray(late.valid)))

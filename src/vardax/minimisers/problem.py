@@ -112,7 +112,7 @@ class Window(eqx.Module):
 
     def place(self, samples: ObservedSamples) -> ObservedSamples:
         """Scattered points get their place between the entries of the trajectory."""
-        if samples.points is None:
+        if samples.points is None or not hasattr(self.forward, "dt"):  # what is no model is refused where it is run
             return samples
         return place(samples, self.forward.dt * self.n_substeps, self.n_steps, self.between)
 

@@ -191,12 +191,12 @@ def check_times(batch: Any, owner: str) -> None:
 
 def check_moments(batch: Any, method: Any, owner: str) -> None:
     """Scattered points were made within the window; while tracing those outside it are masked."""
+    step = getattr(method.forward, "dt", 1.0)
     for one in as_points(batch) or []:
         n_steps = required_steps(method.n_steps, owner)
-        parts = [concrete_values(part) for part in (one.time, one.start, one.valid, method.forward.dt)]
-        if any(part is None for part in parts):
+        time, start, valid, dt = (concrete_values(x) for x in (one.time, one.start, one.valid, step))
+        if time is None or start is None or valid is None or dt is None:
             continue
-        time, start, valid, dt = parts
         interval = float(dt) * method.n_substeps
         outside = ~within_window(intervals_since(time, start, interval), n_steps) & (valid != 0)
         if outside.any():
