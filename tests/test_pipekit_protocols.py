@@ -53,6 +53,8 @@ def build(method, obs_op=None, **options):
     }
     if "forward" in method.__dataclass_fields__:
         slots["forward"] = DiscreteForward(lambda x: 0.9 * x, 1.0)
+    if "model_err_cov_op" in method.__dataclass_fields__:
+        slots["model_err_cov_op"] = DiagonalCovariance(np.full(N, 0.1))
     return method(**slots, **options)
 
 

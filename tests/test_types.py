@@ -463,7 +463,8 @@ def test_a_curvilinear_grid_refuses_what_is_not_one():
 
 def analysis(status=(0,), converged=(True,)):
     terms = CostTerms(jnp.array([1.0]), jnp.array([[2.0, 3.0]]), jnp.array([0.5]))
-    history = History(jnp.array([[1.0, 2.0]]), jnp.array([[[2.0, 3.0], [1.0, 1.0]]]), jnp.array([[1.0, 0.1]]))
+    J_b, J_o = jnp.array([[1.0, 2.0]]), jnp.array([[[2.0, 3.0], [1.0, 1.0]]])
+    history = History(J_b, J_o, jnp.array([[0.5, 0.25]]), jnp.array([[1.0, 0.1]]))
     return Analysis(
         state=jnp.zeros((1, 2)),
         control=jnp.zeros((1, 2)),
@@ -480,7 +481,7 @@ def test_cost_terms_add_up():
     terms = analysis().cost.last
     assert terms.J_o.tolist() == [5.0]
     assert terms.total.tolist() == [6.5]
-    assert analysis().history.total.tolist() == [[6.0, 4.0]]
+    assert analysis().history.total.tolist() == [[6.5, 4.25]]
 
 
 def test_an_analysis_passes_through_jit_vmap_and_scan():

@@ -148,5 +148,6 @@ def _two_point_history(first: CostTerms, last: CostTerms, first_norm: Array, las
     return History(
         pair(first.J_b, last.J_b),
         pair(first.J_o_by_instrument, last.J_o_by_instrument),
+        pair(first.J_q, last.J_q),
         pair(first_norm, last_norm),
     )

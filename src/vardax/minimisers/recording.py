@@ -149,7 +149,7 @@ class RecordingSolver(optx.AbstractMinimiser):
             idle=jnp.asarray(0),
             non_finite=jnp.asarray(False),
             exhausted=jnp.asarray(False),
-            history=History(blank(), blank(*aux_struct.J_o_by_instrument.shape), blank()),
+            history=History(blank(), blank(*aux_struct.J_o_by_instrument.shape), blank(), blank()),
         )
 
     def step(self, fn, y, args, options, state: Record, tags):
@@ -225,5 +225,6 @@ def _write(history: History, step: Array, terms: CostTerms, norm: Array) -> Hist
     return History(
         history.J_b.at[step].set(terms.J_b),
         history.J_o.at[step].set(terms.J_o_by_instrument),
+        history.J_q.at[step].set(terms.J_q),
         history.gradient_norm.at[step].set(norm),
     )

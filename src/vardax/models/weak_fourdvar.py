@@ -25,7 +25,8 @@ from jaxtyping import Array, PyTree
 
 from vardax.covariances.block_diagonal import BlockDiagonalCovariance
 from vardax.covariances.repeated import RepeatedCovariance
-from vardax.dynamics.rollout import forward_memory
+from vardax.dynamics.adjoint_memory import check_reverse, check_tangents, forward_memory
+from vardax.minimisers.gauss_newton import GaussNewtonKrylov
 from vardax.minimisers.minimise import minimise
 from vardax.minimisers.moments import AbstractTimeInterpolation, LinearInTime, as_time_interpolation
 from vardax.minimisers.problem import ControlSpaceProblem, WeakWindow, Window
@@ -76,7 +77,10 @@ class WeakFourDVar(AbstractAnalysisMethod):
     strict: bool = eqx.field(static=True, default=False, kw_only=True)
 
     def __check_init__(self) -> None:
-        forward_memory(self.forward_adjoint)
+        forward_memory(self.forward_adjoint, self.forward)
+        if isinstance(self.minimiser, optx.AbstractLeastSquaresSolver | GaussNewtonKrylov):
+            check_tangents(self.forward, self.forward_adjoint, type(self.minimiser).__name__)
+        check_reverse(self.forward, "the gradient of the cost")
 
     def observe(self, samples: Any) -> WeakWindow:
         return WeakWindow(Window.of(self, samples))
