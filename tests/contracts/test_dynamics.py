@@ -12,7 +12,21 @@ import optimistix as optx
 import pytest
 
 import vardax.dynamics
-from vardax.dynamics import DiscreteForward, Lorenz96, rollout
+from vardax.dynamics import (
+    AdvectionDiffusion1D,
+    DiffraxForward,
+    DiscreteForward,
+    ExternalForward,
+    GaussianPlume,
+    Lorenz63,
+    Lorenz96,
+    NeuralForward,
+    QuasiGeostrophic2D,
+    ShallowWater2D,
+    SoftBoundedForward,
+    TwoLevelLorenz96,
+    rollout,
+)
 from vardax.protocols import ForwardModel
 from vardax.validation import adjoint_test, forward_model_test, taylor_test
 
@@ -34,8 +48,82 @@ def oscillator(state, dt):
     return {"x": state["x"] + dt * state["v"], "v": state["v"] - dt * jnp.sin(state["x"])}
 
 
+def driven(t, x, args):
+    return {"x": x["v"], "v": jnp.cos(t) - jnp.sin(x["x"])}
+
+
+def newton(dtype):
+    return optx.Newton(1e-10, 1e-10) if dtype == "float64" else optx.Newton(1e-5, 1e-5)
+
+
+def numpy_step(x, dt):
+    return x + dt * np.sin(np.roll(x, 1))
+
+
+def numpy_tangent(x, dx, dt):
+    return dx + dt * np.cos(np.roll(x, 1)) * np.roll(dx, 1)
+
+
+def numpy_adjoint(x, a, dt):
+    return a + dt * np.roll(np.cos(np.roll(x, 1)) * a, -1)
+
+
 # (model, state) of each exported class, by name.
 RECIPES = {
+    "AdvectionDiffusion1D": {
+        "winds of both signs": lambda dtype: (
+            AdvectionDiffusion1D(8, array(noise(8), dtype), array(np.full(8, 0.01), dtype), dt=0.01),
+            array(noise(8, 1), dtype),
+        ),
+    },
+    "DiffraxForward": {
+        "explicit, depends on time, pytree": lambda dtype: (
+            DiffraxForward(driven, 0.1, n_substeps=2),
+            {"x": array(noise(3), dtype), "v": array(noise(3, 1), dtype)},
+        ),
+        "implicit": lambda dtype: (
+            DiffraxForward(lambda t, x, a: -(x**3), 0.1, solver=diffrax.ImplicitEuler(root_finder=newton(dtype))),
+            array(noise(3), dtype),
+        ),
+    },
+    "ExternalForward": {
+        "numpy": lambda dtype: (
+            ExternalForward(numpy_step, numpy_tangent, numpy_adjoint, dt=0.1),
+            array(noise(5), dtype),
+        ),
+    },
+    "GaussianPlume": {
+        "two sources": lambda dtype: (
+            GaussianPlume(array([[0, 0, 5], [100, 50, 2]], dtype), array(np.ones((4, 2)), dtype)),
+            array([1.0, 0.5], dtype),
+        ),
+    },
+    "Lorenz63": {"classical": lambda dtype: (Lorenz63(), array([1.5, -1.5, 25.5], dtype))},
+    "NeuralForward": {
+        "perceptron": lambda dtype: (
+            NeuralForward(eqx.nn.MLP(4, 4, 8, 1, jnp.tanh, dtype=jnp.dtype(dtype), key=jax.random.key(1)), 0.5),
+            array(noise(4), dtype),
+        ),
+    },
+    "QuasiGeostrophic2D": {
+        "waves and friction": lambda dtype: (
+            QuasiGeostrophic2D((6, 8), 3.0, beta=1.0, deformation_radius=0.5, drag=0.1, viscosity=1e-4, dt=0.02),
+            array(noise((6, 8)), dtype),
+        ),
+    },
+    "ShallowWater2D": {
+        "over a bottom": lambda dtype: (
+            ShallowWater2D((4, 5), (1.0, 1.2), 1.0 + 0.1 * array(noise((4, 5)), dtype), 1.0, 0.5, 0.01, dt=0.05),
+            {name: array(0.1 * noise((4, 5), k), dtype) for k, name in enumerate(("h", "u", "v"))},
+        ),
+    },
+    "SoftBoundedForward": {
+        "partly beyond": lambda dtype: (
+            SoftBoundedForward(Lorenz96(6), 12.0),
+            array(2.5 + 3.5 * noise(6), dtype),
+        ),
+    },
+    "TwoLevelLorenz96": {"small": lambda dtype: (TwoLevelLorenz96(4, 2), array(noise(12), dtype))},
     "DiscreteForward": {
         "function": lambda dtype: (DiscreteForward(lambda x, dt: x - dt * x**3, 0.1), array(noise(5), dtype)),
         "state only": lambda dtype: (DiscreteForward(lambda x: jnp.roll(x, 1), 1.0), array(noise((3, 4)), dtype)),
@@ -80,6 +168,7 @@ def test_every_exported_class_has_examples():
     assert {cls.__name__ for cls in CLASSES} == set(RECIPES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", EXAMPLES)
 def test_a_model_is_fit_for_a_window(recipe):
     model, state = recipe(DTYPE)

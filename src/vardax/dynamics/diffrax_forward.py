@@ -68,10 +68,10 @@ class DiffraxForward(eqx.Module):
         vector_field: Any,
         dt: Any,
         *,
-        solver: dfx.AbstractSolver = dfx.Tsit5(),  # noqa: B008  (an immutable value)
-        stepsize_controller: dfx.AbstractStepSizeController = dfx.ConstantStepSize(),  # noqa: B008
+        solver: Any = dfx.Tsit5(),  # noqa: B008  (an immutable value)
+        stepsize_controller: Any = dfx.ConstantStepSize(),  # noqa: B008
         n_substeps: SupportsIndex = 1,
-        adjoint: dfx.AbstractAdjoint = dfx.DirectAdjoint(),  # noqa: B008
+        adjoint: Any = dfx.DirectAdjoint(),  # noqa: B008
         args: PyTree = None,
         max_steps: SupportsIndex = 4096,
         state_signature: PyTree[jax.ShapeDtypeStruct] | None = None,
