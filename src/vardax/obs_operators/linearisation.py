@@ -87,14 +87,14 @@ class _RavelledProduct(eqx.Module):
     matrix: Array
 
     def __call__(self, field: Array) -> Array:
-        return self.matrix @ field.reshape(-1)
+        return jnp.matmul(self.matrix, field.reshape(-1), precision="highest")
 
 
 class _FieldProduct(eqx.Module):
     matrix: Array
 
     def __call__(self, field: Array) -> Array:
-        return jnp.tensordot(self.matrix, field, axes=field.ndim)
+        return jnp.tensordot(self.matrix, field, axes=field.ndim, precision="highest")
 
 
 def _on_structures(linear: lx.AbstractLinearOperator, op: Any, state: PyTree[Array]) -> lx.AbstractLinearOperator:
