@@ -1,4 +1,4 @@
-"""The truncated conjugate gradients of an outer loop: iterates, Lanczos record, Ritz pairs, on a problem with dense oracle."""
+"""The truncated conjugate gradients of an outer loop on a dense problem: iterates, Lanczos record, Ritz pairs."""
 
 import jax
 import jax.numpy as jnp
