@@ -12,9 +12,17 @@ from vardax.covariances.diagonal import DiagonalCovariance
 from vardax.dynamics.discrete import DiscreteForward
 from vardax.dynamics.lorenz96 import Lorenz96
 from vardax.dynamics.rollout import rollout
-from vardax.minimisers.gauss_newton import Backtracking, DualCG, IncrementalConfig, LanczosCG, Simplification
+from vardax.minimisers.gauss_newton import (
+    Backtracking,
+    DualCG,
+    GaussNewtonKrylov,
+    IncrementalConfig,
+    LanczosCG,
+    Simplification,
+)
 from vardax.models.incremental_fourdvar import IncrementalFourDVar
 from vardax.models.strong_fourdvar import StrongFourDVar
+from vardax.models.threedvar import ThreeDVar
 from vardax.obs_operators.callable import CallableObs
 from vardax.obs_operators.linear import LinearObs
 from vardax.obs_operators.point import PointObs
@@ -324,6 +332,13 @@ def test_slots_of_the_configuration_take_types(options, words):
 def test_backtracking_checks_its_numbers(options, words):
     with pytest.raises(ValueError, match=words):
         Backtracking(**options)
+
+
+def test_an_inner_model_needs_a_window_without_model_errors():
+    slots = (LinearObs(np.eye(N)[:4]), np.zeros(N), DiagonalCovariance(np.ones(N)), DiagonalCovariance(np.ones(4)))
+    inner = IncrementalConfig(inner_forward=DiscreteForward(lambda x: x, 0.1))
+    with pytest.raises(TypeError, match="`inner_forward` replaces the model of a window"):
+        ThreeDVar(*slots, GaussNewtonKrylov(inner)).analyse(Batch1D.from_observations(np.ones((1, 4))))
 
 
 def test_the_config_slot_takes_a_config():

@@ -37,7 +37,7 @@ from vardax.minimisers.lanczos import (
     conjugate_gradients,
 )
 from vardax.minimisers.lbfgs import ROUNDING
-from vardax.minimisers.problem import ControlSpaceProblem, InnerWindow, cast_like, tree_dot, tree_norm
+from vardax.minimisers.problem import ControlSpaceProblem, InnerWindow, Window, cast_like, tree_dot, tree_norm
 from vardax.minimisers.recording import default_tolerance
 from vardax.types import CostTerms
 
@@ -298,14 +298,14 @@ class GaussNewtonKrylov(optx.AbstractMinimiser):
     ) -> tuple[PyTree[Array], KrylovRecord, tuple[RitzPairs, ...]]:
         """dchi, what the inner solver saw, and the Ritz pairs known after it. `small` is the gradient norm to reach."""
         config = self.config
-        b, *products = quadratic
+        b, G, GT = quadratic
         atol = jnp.minimum(config.cg_atol, WITHIN * small)
         options = {"rtol": config.cg_rtol, "atol": atol, "steps": config.n_inner, "limit": limit}
         options |= {"reorthogonalise": config.inner_solver.reorthogonalise}
         if not config.precondition_from_previous:
-            space = _vectors(config, problem, control, b, *products)
+            space = _vectors(config, problem, control, b, G, GT)
             return (*conjugate_gradients(space, **options), ())
-        solution, record = conjugate_gradients(ControlVectors(b, *products, *_chain(state.known)), **options)
+        solution, record = conjugate_gradients(ControlVectors(b, G, GT, *_chain(state.known)), **options)
         pairs = record.ritz_pairs()
         known = tuple(
             jax.tree.map(lambda new, old, now=(limit > 0) & (n_outer == i): jnp.where(now, new, old), pairs, before)
@@ -336,6 +336,11 @@ def _chain(known: tuple[RitzPairs, ...]) -> tuple[Callable, Callable]:
 
 def _simplified(problem: ControlSpaceProblem, config: IncrementalConfig) -> ControlSpaceProblem:
     """The problem with the model of the increments."""
+    if not isinstance(problem.observe, Window):
+        raise TypeError(
+            "IncrementalConfig: `inner_forward` replaces the model of a window without model errors; use it in "
+            "IncrementalFourDVar or StrongFourDVar."
+        )
     maps = (
         (None, None)
         if config.simplification is None

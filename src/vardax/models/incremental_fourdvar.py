@@ -77,7 +77,7 @@ class IncrementalFourDVar(AbstractAnalysisMethod):
     @property
     def minimiser(self) -> GaussNewtonKrylov:
         """The incremental iteration, as the minimiser that `minimise` and `iterate` run."""
-        return GaussNewtonKrylov(self.config, self.tol)
+        return GaussNewtonKrylov(config=self.config, tol=self.tol)
 
     def observe(self, samples: Any) -> Window:
         return Window.of(self, samples)
