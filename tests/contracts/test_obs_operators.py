@@ -221,10 +221,6 @@ RECIPES = {
             AveragingKernel(noise((3, 6)), noise(6, 1), [1, 1, 0.5, 0, 1, 1]),
             array(noise(6), dtype),
         ),
-        "field": lambda dtype: (
-            AveragingKernel(array(noise((2, 3, 4)), dtype), array(noise(4), dtype), 0.7),
-            array(noise((3, 4)), dtype),
-        ),
         "lineax": lambda dtype: (
             AveragingKernel(lx.MatrixLinearOperator(array(noise((4, 6)), dtype)), 0.0),
             array(noise(6), dtype),
@@ -233,17 +229,14 @@ RECIPES = {
     "RetrievalKernel": {
         "profile": lambda dtype: (RetrievalKernel(0.2 * noise((6, 6)), noise(6, 1)), array(noise(6), dtype)),
         "profiles": lambda dtype: (RetrievalKernel(*profiles(5, 4, dtype)), array(noise((5, 4)), dtype)),
-        "matrix on a field": lambda dtype: (RetrievalKernel(noise((12, 12)), 1.0), array(noise((3, 4)), dtype)),
     },
     "ColumnRetrieval": {
         "surface-following layers": columns((6, 5, 4)),
         "the a priori beyond the model": columns((3, 7), outside="prior"),
-        "masked beyond the model": columns((3, 7), outside="mask"),
         "by number": lambda dtype: (
             ColumnRetrieval(**column_parts(4, 3, dtype), interp=jnp.array([5, 0, 2, 2])),
             array(noise((3, 2, 3)), dtype),
         ),
-        "all columns": lambda dtype: (ColumnRetrieval(**column_parts(4, 3, dtype)), array(noise((3, 4)), dtype)),
     },
     "CompositeObs": {
         "sampled and averaged": lambda dtype: (

@@ -163,6 +163,7 @@ def test_oi_with_the_kernels_of_each_day_is_the_dense_formula_and_compiles_once(
 
 
 @pytest.mark.x64
+@pytest.mark.slow
 def test_samples_have_their_own_kernels():
     operator = ColumnRetrieval(interp=InterpObs(GRID), model_levels=MODEL_LEVELS)
     method = OptimalInterpolation(operator, state(), DiagonalCovariance(np.ones((5, 4, 5))), None)
@@ -174,6 +175,7 @@ def test_samples_have_their_own_kernels():
 
 
 @pytest.mark.x64
+@pytest.mark.slow
 def test_the_analysis_is_differentiable_with_respect_to_the_kernels():
     """By central differences, also for a sounding with a gap."""
     observed, B = day(5), DiagonalCovariance(np.ones((5, 4, 5)))

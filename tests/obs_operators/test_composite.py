@@ -115,6 +115,7 @@ def test_nothing_seen_is_finite_too():
     np.testing.assert_array_equal(gradient, 0.0)
 
 
+@pytest.mark.slow
 def test_gaps_do_not_change_the_analysis():
     """Observations that are not valid, or outside, against the same observations without them."""
     B, mean = DiagonalCovariance(np.full(6, 0.1)), np.full(6, 2.0)
