@@ -266,6 +266,7 @@ WAITING = MultiInstrumentFusion([InstrumentSpec(InterpObs(GRID), instrument_id="
         (lambda: fusion({"goes": [1.0, 2.0]}), ValueError, r"weight of 'goes' is \[1.0, 2.0\], expected one positive"),
         (lambda: MultiInstrumentFusion([]), ValueError, "`entries` is empty"),
         (lambda: fusion().batch({"tropomy": Y1}), ValueError, "batch: there is no instrument.*Did you mean 'tropomi'"),
+        (lambda: fusion().at({"goes": Y2}), TypeError, "at: 'goes' has ndarray, expected Observations"),
         (lambda: fusion().batch({}), ValueError, "batch: there are observations of no instrument"),
         (lambda: fusion().batch({"goes": None}), ValueError, "the observations have no values"),
         (lambda: fusion().batch(Y2), TypeError, "batch: the observations are ndarray, expected a dictionary"),

@@ -89,6 +89,7 @@ class MultiInstrumentFusion(eqx.Module):
         `observations` is {name: Observations}. As many as before do not compile again (`Observations.pad_to`).
         """
         self._require(observations, "at")
+        _require_points(observations, "at")
         specs = [
             spec.at(observations[spec.instrument_id]) if spec.instrument_id in observations else spec
             for spec in self.registry
@@ -102,10 +103,9 @@ class MultiInstrumentFusion(eqx.Module):
         be cut into windows and filled up like any other, and needs no `obs_cov_op`.
         """
         self._require(observations, "observations")
-        for name, points in observations.items():
+        _require_points(observations, "observations")
+        for name in observations:
             spec = self.registry[name]
-            if not isinstance(points, Observations):
-                raise TypeError(f"{OWNER}.observations: {name!r} has {type(points).__name__}, expected Observations.")
             if spec.mask is not None or spec.R_op is not None:
                 raise ValueError(
                     f"{OWNER}.observations: instrument {name!r} has a `mask` or an `R_op`, which are for observations "
@@ -222,6 +222,12 @@ def _as_weight(name: str, weight: Any) -> Array:
             "number; to ignore an instrument, leave it out of the batch."
         )
     return weight
+
+
+def _require_points(observations: Mapping[str, Any], method: str) -> None:
+    for name, points in observations.items():
+        if not isinstance(points, Observations):
+            raise TypeError(f"{OWNER}.{method}: {name!r} has {type(points).__name__}, expected Observations.")
 
 
 def _values(given: Any) -> Any:

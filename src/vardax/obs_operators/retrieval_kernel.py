@@ -17,6 +17,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from vardax.obs_operators.averaging_kernel import Kernel, as_kernel, require_finite, state_like
@@ -49,7 +50,7 @@ class RetrievalKernel(eqx.Module):
 
     def __init__(self, A: Any, x_a: ArrayLike | Sequence[Any]):
         self.x_a, self.mask = float_array(jnp.asarray(x_a)), None
-        shape = None if isinstance(A, lx.AbstractLinearOperator) or callable(A) else jnp.shape(A)
+        shape = None if isinstance(A, lx.AbstractLinearOperator) or callable(A) else np.shape(A)
         if shape is not None and len(shape) == 3 and self.x_a.shape in (shape[:2], shape[1:2], ()):
             kernels = float_array(jnp.asarray(A))
             self.A, self.x_a, self.mask = _complete(kernels, jnp.broadcast_to(self.x_a, shape[:2]))
