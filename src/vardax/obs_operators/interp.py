@@ -219,15 +219,29 @@ class _Interpolation(eqx.Module):
         return self._sum(lambda index: values.at[..., index].get(mode="promise_in_bounds"), field.dtype)
 
     def along(self, trajectory: Array, entry: Int[Array, "p"]) -> Array:
-        """The same, with point j read off the state number `entry[j]` of (T, *state)."""
-        values = trajectory.reshape(*trajectory.shape[: trajectory.ndim - self.ndim], -1)
-        gather = lambda index: values.at[entry, ..., index].get(mode="promise_in_bounds")  # noqa: E731
-        return self._sum(lambda index: jnp.moveaxis(gather(index), 0, -1), trajectory.dtype)
+        """The same, with point j read off the state number `entry[j]` of (T, *state).
+
+        Time and space are one axis for this: scattering to two is several times slower.
+        """
+        by_state = jnp.moveaxis(trajectory, 0, trajectory.ndim - self.ndim - 1)
+        values = by_state.reshape(*by_state.shape[: by_state.ndim - self.ndim - 1], -1)
+        if values.shape[-1] > jnp.iinfo(jnp.int32).max:
+            raise ValueError(
+                f"InterpObs: the trajectory has {values.shape[-1]} points, more than an index of 32 bits can tell "
+                "apart; split the window."
+            )
+        first = entry.astype(jnp.int32) * (values.shape[-1] // trajectory.shape[0])
+        gather = lambda index: values.at[..., first + index].get(mode="promise_in_bounds")  # noqa: E731
+        return self._sum(gather, trajectory.dtype)
 
     def _sum(self, gather: Any, dtype: Any) -> Array:
         values = [gather(index) for index in self.index]
         weights = [jnp.broadcast_to(w, v.shape) for w, v in zip(self.weight.astype(dtype), values, strict=True)]
-        return functools.reduce(jnp.add, [w * v for w, v in zip(weights, values, strict=True)])
+        predicted = functools.reduce(jnp.add, [w * v for w, v in zip(weights, values, strict=True)])
+        # Taken entry by entry, so that the adjoint has it in memory before it is scattered to the corners. XLA on CPU
+        # would compute a residual again for each corner (a gradient with 100,000 points takes up to 17 times longer).
+        order = jnp.arange(predicted.shape[-1])
+        return predicted.at[..., order].get(mode="promise_in_bounds", indices_are_sorted=True, unique_indices=True)
 
 
 @eqx.filter_jit
