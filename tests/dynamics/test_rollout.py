@@ -11,17 +11,12 @@ import optimistix
 import pytest
 
 from vardax.dynamics import DiscreteForward, Lorenz96, rollout, rollout_memory
-from vardax.dynamics.adjoint_memory import Rematerialise, StoreLinearisation, forward_memory
 
 rollout_module = importlib.import_module("vardax.dynamics.rollout")  # the package exports the function of that name
 
 
 class DirectAdjoint:
     """A specification of another package, known by its name only."""
-
-
-class KStepAdjoint:
-    k = 2
 
 
 ADJOINTS = {
@@ -317,34 +312,6 @@ def test_automatic_blocks_balance_starts_and_steps(n_steps, n_substeps, expected
     assert rollout_module._balanced_block(n_steps, n_substeps) == expected
 
 
-def test_adjoint_specs_are_recognised_by_name():
-    assert forward_memory(DirectAdjoint()) == StoreLinearisation()
-    assert forward_memory(diffrax.ForwardMode()) == StoreLinearisation()
-    assert forward_memory(optimistix.RecursiveCheckpointAdjoint(5)) == Rematerialise(5)
-    assert forward_memory(diffrax.RecursiveCheckpointAdjoint()) == Rematerialise(None)
-
-
-@pytest.mark.parametrize(
-    ("spec", "error", "words"),
-    [
-        (
-            diffrax.BacksolveAdjoint(),
-            ValueError,
-            "BacksolveAdjoint, .*integrates a vector field .* a discrete step has none",
-        ),
-        (optimistix.ImplicitAdjoint(), ValueError, "ImplicitAdjoint, .* not a trajectory"),
-        (KStepAdjoint(), ValueError, "KStepAdjoint, .* use it as `minimiser_adjoint`"),
-        (None, ValueError, "Unrecognised adjoint spec 'NoneType'.*RecursiveCheckpointAdjoint"),
-        (diffrax.DirectAdjoint, TypeError, r"the class DirectAdjoint, expected an instance: DirectAdjoint\(\)"),
-        (diffrax.RecursiveCheckpointAdjoint(0), ValueError, "`checkpoints` is 0, expected at least 1"),
-    ],
-)
-def test_other_adjoint_specs_are_refused_by_name_with_the_reason(spec, error, words):
-    forward, x0 = problem("lorenz96")
-    with pytest.raises(error, match=words):
-        rollout(forward, x0, 3, forward_adjoint=spec)
-
-
 @pytest.mark.parametrize(
     ("step", "x0", "error", "words"),
     [
@@ -373,6 +340,8 @@ def test_a_step_that_changes_the_state_is_refused_before_compilation(step, x0, e
 def test_other_bad_arguments_are_named():
     forward, x0 = problem("lorenz96")
     with pytest.raises(TypeError, match=r"`forward` is a function, expected a model with `step\(state, dt\)` and `dt`"):
+        rollout(lambda s: s, x0, 3)
+    with pytest.raises(TypeError, match=r"a vector field in DiffraxForward\(vector_field, dt\)"):
         rollout(lambda s: s, x0, 3)
     with pytest.raises(ValueError, match="`n_steps` is -1, expected at least 0"):
         rollout(forward, x0, -1)
@@ -416,3 +385,19 @@ def test_increments_of_another_shape_are_refused():
     model = DiscreteForward(lambda x: x, 0.1)
     with pytest.raises(ValueError, match=r"`increments` has shape \(2, 3\), expected \(4, 3\)"):
         rollout(model, jnp.ones(3), 4, increments=jnp.ones((2, 3)))
+
+
+def test_a_model_that_checks_states_is_asked_where_the_values_are_at_hand():
+    class Picky(eqx.Module):
+        dt: float = 1.0
+
+        def step(self, state, dt):
+            return 0.5 * state
+
+        def check_state(self, state):
+            if eqx.is_array(state) and not isinstance(state, jax.core.Tracer) and float(state) > 1.0:
+                raise ValueError("too much for one step")
+
+    with pytest.raises(ValueError, match="too much for one step"):
+        rollout(Picky(), jnp.asarray(2.0), 3)
+    assert float(jax.jit(lambda x: rollout(Picky(), x, 1)[1])(2.0)) == 1.0

@@ -111,7 +111,8 @@ def _run_backwards(
 ) -> tuple:
     """The gradient with respect to forward, x0, t0 and increments, from that with respect to the states."""
     forward, x0, t0, increments = arguments
-    parameters, rest = eqx.partition(forward, eqx.is_inexact_array)
+    own, rest = eqx.partition(forward, eqx.is_inexact_array)
+    parameters = jax.tree.map(lambda p: p.astype(_dtype_of(x0)), own)
     gradient = jax.tree.map(lambda g, x: jnp.zeros_like(x) if g is None else g, gradient, states, is_leaf=_is_none)
     start, dt = (jnp.asarray(in_state_dtype(value, x0), _dtype_of(x0)) for value in (t0, forward.dt))
     interval_dt = n_substeps * dt
@@ -146,7 +147,8 @@ def _run_backwards(
     zero = jnp.zeros((), dt.dtype)
     carry = (jax.tree.map(jnp.zeros_like, x0), jax.tree.map(jnp.zeros_like, parameters), zero, zero)
     entries = (jnp.arange(1, n_steps + 1), later, earlier, others, increments)
-    (a, by_forward, by_start, by_interval_dt), by_increments = jax.lax.scan(interval, carry, entries, reverse=True)
+    (a, g, by_start, by_interval_dt), by_increments = jax.lax.scan(interval, carry, entries, reverse=True)
+    by_forward = jax.tree.map(lambda gradient, p: gradient.astype(p.dtype), g, own)
     if eqx.is_inexact_array(forward.dt):
         by_dt = by_forward.dt + (n_substeps * by_interval_dt).astype(forward.dt.dtype)
         by_forward = eqx.tree_at(lambda model: model.dt, by_forward, by_dt)

@@ -4,8 +4,8 @@
 
 With constant steps the solver is a stepper: `n_substeps` steps of dt / n_substeps, as plain arithmetic that JAX
 differentiates both ways. (`diffeqsolve` with its default adjoint fails under jvp, and with it all of Gauss-Newton.)
-Explicit Runge-Kutta methods are written out from their tableau; any other solver, implicit ones included, is called
-through its own `step`. With an adaptive controller each interval is a `diffeqsolve` whose adjoint works both ways.
+Explicit Runge-Kutta methods are stepped from their tableau; any other solver, implicit ones included, through its own
+`step`. With an adaptive controller each interval is a `diffeqsolve` whose adjoint works both ways.
 
 A step that fails (a root finder that does not converge, too many adaptive steps) gives NaN, which the methods report as
 `Status.NON_FINITE`. Each step starts the solver anew, so a multi-step method gains nothing over its starting scheme.
@@ -95,7 +95,7 @@ class DiffraxForward(eqx.Module):
 
     def step(self, state: PyTree[Array], dt: ArrayLike, *, t0: ArrayLike = 0.0) -> PyTree[Array]:
         """The state one interval `dt` after time `t0`, in the dtypes of `state`."""
-        dtype = jnp.result_type(*[leaf.real.dtype for leaf in jax.tree.leaves(state)])
+        dtype = jax.tree.leaves(state)[0].real.dtype
         start, length = (jnp.asarray(in_state_dtype(value, state), dtype) for value in (t0, dt))
         if not self.steps_are_constant:
             return self._adaptive(state, start, length)

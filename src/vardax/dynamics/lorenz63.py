@@ -70,17 +70,17 @@ class Lorenz63(eqx.Module):
     def state_signature(self) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((3,), self.sigma.dtype)
 
-    def tendency(self, state: Float[Array, "*batch 3"]) -> Float[Array, "*batch 3"]:
+    def tendency(self, state: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
         """dx/dt."""
         sigma, rho, beta = (parameter.astype(state.dtype) for parameter in (self.sigma, self.rho, self.beta))
         x, y, z = state[..., 0], state[..., 1], state[..., 2]
         return jnp.stack([sigma * (y - x), x * (rho - z) - y, x * y - beta * z], axis=-1)
 
-    def vector_field(self, t: Any, y: Float[Array, "*batch 3"], args: Any) -> Float[Array, "*batch 3"]:
+    def vector_field(self, t: Any, y: Float[Array, "*batch n"], args: Any) -> Float[Array, "*batch n"]:
         """dx/dt as diffrax asks for it; the system does not depend on `t`, and takes no `args`."""
         return self.tendency(y)
 
-    def step(self, state: Float[Array, "*batch 3"], dt: ArrayLike) -> Float[Array, "*batch 3"]:
+    def step(self, state: Float[Array, "*batch n"], dt: ArrayLike) -> Float[Array, "*batch n"]:
         """One Runge-Kutta step of length `dt`, in the dtype of `state`."""
         if state.shape[-1:] != (3,):
             raise ValueError(f"Lorenz63.step: `state` has shape {state.shape}, expected (..., 3).")
@@ -110,7 +110,7 @@ def simulate_lorenz63(
     dt: ArrayLike = 0.01,
     spin_up: SupportsIndex = 2000,
     dtype: jnp.dtype | type | None = None,
-) -> Float[Array, "entries 3"]:
+) -> Float[Array, "entries n"]:
     """A trajectory on the attractor: `n_steps` + 1 states, `dt` apart.
 
     Starts at (0, 0, ρ - 1) + N(0, I) and throws the first `spin_up` steps away (20 units of time by default).

@@ -75,32 +75,32 @@ def explicit_step(
 ) -> PyTree[Array]:
     """One step for dx/dt = field(t, x): `a_lower` and `c` hold the rows of the second stage on, `b` all weights.
 
-    Stages whose weight in everything later is zero, such as the one for an error estimate, are not computed.
+    The stages are a loop, because a field may have a stencil. Those whose weight in everything later is zero, such as
+    the one for an error estimate, are not computed.
     """
-    rows = [*a_lower, b]
-    needed = [any(row[i] != 0 for row in rows if i < len(row)) for i in range(len(b))]
-    slopes: list[Any] = []
-    for stage, wanted in enumerate(needed):
-        if not wanted:
-            slopes.append(None)
-        elif stage == 0:
-            slopes.append(field(t, state))
-        else:
-            slopes.append(field(t + float(c[stage - 1]) * dt, _combined(state, dt, a_lower[stage - 1], slopes)))
-    return _combined(state, dt, b, slopes)
+    n = len(b)
+    matrix, nodes = np.zeros((n, n)), np.concatenate([[0.0], c])
+    for row, weights in enumerate(a_lower, start=1):
+        matrix[row, : len(weights)] = weights
+    used = [stage for stage in range(n) if b[stage] != 0 or np.any(matrix[:, stage] != 0)]
+    matrix, nodes, b = matrix[np.ix_(used, used)], nodes[used], b[used]
+
+    def stage(slopes: PyTree[Array], entry: tuple[Array, Array, Array]) -> tuple[PyTree[Array], None]:
+        number, weights, node = entry
+        slope = field(t + node * dt, _combined(state, dt, weights, slopes))
+        return jax.tree.map(lambda all_, k: all_.at[number].set(k), slopes, slope), None
+
+    dtype = jax.tree.leaves(state)[0].real.dtype
+    at_rest = jax.tree.map(lambda x: jnp.zeros((len(used), *x.shape), x.dtype), state)
+    entries = (jnp.arange(len(used)), jnp.asarray(matrix, dtype), jnp.asarray(nodes, dtype))
+    slopes, _ = jax.lax.scan(stage, at_rest, entries)
+    return _combined(state, dt, jnp.asarray(b, dtype), slopes)
 
 
-def _combined(state: PyTree[Array], dt: Any, weights: np.ndarray, slopes: Sequence[Any]) -> PyTree[Array]:
-    """x + dt Σ w_j k_j, without the terms of weight zero."""
-    terms = [(float(w), k) for w, k in zip(weights, slopes, strict=False) if w != 0]
-    if not terms:
-        return state
-    factors = [w for w, _ in terms]
+def _combined(state: PyTree[Array], dt: Any, weights: Array, slopes: PyTree[Array]) -> PyTree[Array]:
+    """x + dt Σ w_j k_j."""
 
-    def moved(x: Array, *ks: Array) -> Array:
-        slope = factors[0] * ks[0]
-        for w, k in zip(factors[1:], ks[1:], strict=True):
-            slope = slope + w * k
-        return x + dt * slope
+    def moved(x: Array, ks: Array) -> Array:
+        return x + jnp.tensordot((dt * weights).astype(x.dtype), ks, 1)
 
-    return jax.tree.map(moved, state, *[k for _, k in terms])
+    return jax.tree.map(moved, state, slopes)
