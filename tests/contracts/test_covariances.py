@@ -15,17 +15,21 @@ import pytest
 import vardax.covariances
 from vardax.covariances import (
     AbstractCovariance,
+    AbstractNormalisation,
     BalancedCovariance,
     BlockDiagonalCovariance,
     ConcatenatedFactor,
     DenseCovariance,
     DenseFactor,
     DiagonalCovariance,
+    DiffusionCovariance,
+    Exact,
     HybridCovariance,
     KroneckerCovariance,
     LocalizedEnsembleCovariance,
     LowRankCovariance,
     MaternLinearOperator,
+    Randomised,
     RepeatedCovariance,
     ScaledCovariance,
     TransposedFactor,
@@ -64,6 +68,13 @@ def taper(n, dtype, c=2.5):
     """The correlation of Gaspari and Cohn along an axis of n cells."""
     distance = np.abs(np.subtract.outer(np.arange(n), np.arange(n)))
     return DenseCovariance(gaspari_cohn(array(distance, dtype), c))
+
+
+def diffusion(shape, length, dtype, *, land=0.0, periodic=(), **options):
+    """Diffusion on unit cells, with a share of land."""
+    mask = np.random.default_rng(0).random(shape) >= land
+    grid = Grid([np.arange(n) for n in shape], mask=mask, periodic=periodic)
+    return DiffusionCovariance(grid, length, dtype=dtype, **options)
 
 
 def ensemble(n, shape, dtype, localization):
@@ -221,6 +232,14 @@ RECIPES = {
             np.zeros(8)
         ),
     },
+    "DiffusionCovariance": {
+        "1-D, one cell": lambda dtype: diffusion((1,), 0.5, dtype),
+        "1-D, even, periodic": lambda dtype: diffusion((40,), 5.0, dtype, periodic=(0,), sigma=2.0),
+        "2-D, odd, land": lambda dtype: diffusion((9, 11), 2.0, dtype, land=0.3, sigma=1 + noise((9, 11)) ** 2),
+        "2-D, lengths vary": lambda dtype: diffusion((8, 9), 1 + noise((8, 9)) ** 2 / 4, dtype, periodic=(1,)),
+        "2-D, slanted": lambda dtype: diffusion((7, 8), np.array([[2.0, 0.7], [0.7, 1.0]]), dtype, land=0.2),
+        "3-D": lambda dtype: diffusion((3, 4, 5), (1.0, 1.5, 1.5), dtype, land=0.2),
+    },
     "DenseFactor": {"vector": lambda dtype: DenseFactor(array(noise((6, 6)), dtype), structure((6,), dtype))},
     "TransposedFactor": {
         "dense": lambda dtype: TransposedFactor(DenseFactor(array(noise((6, 6)), dtype), structure((2, 3), dtype)))
@@ -237,6 +256,11 @@ RECIPES = {
         "periodic": lambda dtype: MaternLinearOperator((9,), 2.0, dtype=dtype).half(),
         "free": lambda dtype: MaternLinearOperator((6, 7), 2.0, boundary="free", dtype=dtype).half(),
     },
+    "DiffusionFactor": {"land": lambda dtype: diffusion((6, 7), 1.5, dtype, land=0.3).half()},
+    "ChebyshevExponential": {"land": lambda dtype: diffusion((6, 7), 1.5, dtype, land=0.3).smoothing},
+    "Stencil": {"land": lambda dtype: diffusion((6, 7), 1.5, dtype, land=0.3).smoothing.stencil},
+    "Exact": {"": lambda dtype: Exact()},
+    "Randomised": {"": lambda dtype: Randomised(49)},
     "DiagonalRestriction": {
         "gaps": lambda dtype: DiagonalCovariance(array(1 + noise(9) ** 2, dtype)).restrict(noise(9) > 0),
         "nothing observed": lambda dtype: DiagonalCovariance(array([1.0, 2.0], dtype)).restrict([0, 0]),
@@ -273,9 +297,14 @@ def is_linear_map(cls):
     return issubclass(cls, lx.AbstractLinearOperator) and not is_covariance(cls)
 
 
+def is_normalisation(cls):
+    return issubclass(cls, AbstractNormalisation)
+
+
 def test_every_exported_class_has_examples_and_is_of_a_known_kind():
     assert {cls.__name__ for cls in CLASSES} == set(RECIPES)
-    strange = [c.__name__ for c in CLASSES if not (is_covariance(c) or is_restriction(c) or is_linear_map(c))]
+    kinds = (is_covariance, is_restriction, is_linear_map, is_normalisation)
+    strange = [cls.__name__ for cls in CLASSES if not any(kind(cls) for kind in kinds)]
     assert not strange, f"no contract is known for {strange}"
     assert all(not inspect.isabstract(cls) and issubclass(cls, eqx.Module) for cls in CLASSES)
 
@@ -322,6 +351,17 @@ def test_the_matrix_is_that_of_the_products_and_gradients_are_finite(recipe):
 def test_a_factor_has_the_transpose_it_promises(recipe):
     report = adjoint_test(recipe(DTYPE))
     assert report, str(report)
+
+
+@pytest.mark.parametrize("recipe", examples(is_normalisation))
+def test_a_normalisation_gives_the_variance_that_it_states(recipe):
+    covariance = diffusion((14, 15), 3.0, DTYPE, land=0.15, sigma=2.0, normalisation=recipe(DTYPE))
+    found, stated = np.diag(np.asarray(covariance.as_matrix())), np.ravel(covariance.diagonal())
+    error = float(covariance.normalisation_error)
+    assert error < 0.05
+    sea = stated > 0
+    assert np.sqrt(np.mean((found[sea] / stated[sea] - 1) ** 2)) <= 3 * error + 1e-5
+    assert np.all(found[~sea] == 0)
 
 
 @pytest.mark.parametrize("recipe", examples(is_restriction))

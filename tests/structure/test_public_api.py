@@ -117,7 +117,7 @@ TO_COME = {
         decode_jacobian WeakConstraintCost IncrementalCost FourDVarNetCost
     """,
     "covariances": """
-        DiffusionCovariance Exact Randomised nmc_covariance fit_matern
+        nmc_covariance fit_matern
     """,
     "models": """
         FourDVarNet FourDVarNet1D FourDVarNet2D FourDVarNet3D AmortizedPosterior

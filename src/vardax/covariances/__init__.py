@@ -4,6 +4,7 @@
     DiagonalCovariance        independent errors of any field shape: the usual R
     DenseCovariance           a matrix, factorised once: small systems, correlated R
     MaternLinearOperator      smooth fields on regular 1-D to 3-D grids, by FFT: B at any size
+    DiffusionCovariance       the same with land, lengths that vary, any geometry; `Exact()`, `Randomised(n)`
     BlockDiagonalCovariance   one covariance per variable, instrument or time; fields that are pytrees
     RepeatedCovariance        the same covariance at several times: model errors of a window
     KroneckerCovariance       separable: a covariance for each axis, or group of axes
@@ -25,9 +26,11 @@ from vardax.covariances.balanced import BalancedCovariance, BalancedFactor
 from vardax.covariances.base import AbstractCovariance
 from vardax.covariances.block_diagonal import BlockDiagonalCovariance, BlockFactor
 from vardax.covariances.block_restriction import BatchedRestriction, JoinedRestriction
+from vardax.covariances.chebyshev import ChebyshevExponential
 from vardax.covariances.correlations import gaspari_cohn, matern_correlation
 from vardax.covariances.dense import DenseCovariance
 from vardax.covariances.diagonal import DiagonalCovariance
+from vardax.covariances.diffusion import DiffusionCovariance, DiffusionFactor
 from vardax.covariances.ensemble import EnsembleFactor, LocalizedEnsembleCovariance
 from vardax.covariances.factors import AbstractFactor, ConcatenatedFactor, DenseFactor, TransposedFactor
 from vardax.covariances.functions import diagonal, half, inv_mv, logdet, restrict, sample
@@ -35,30 +38,38 @@ from vardax.covariances.hybrid import HybridCovariance
 from vardax.covariances.kronecker import KroneckerCovariance, KroneckerFactor
 from vardax.covariances.low_rank import LowRankCovariance, LowRankFactor
 from vardax.covariances.matern import MaternLinearOperator
+from vardax.covariances.normalisation import EXACT_LIMIT, AbstractNormalisation, Exact, Randomised
 from vardax.covariances.repeated import RepeatedCovariance, RepeatedFactor
 from vardax.covariances.restriction import AbstractRestriction, DenseRestriction, DiagonalRestriction
 from vardax.covariances.scaled import ScaledCovariance, ScaledFactor
 from vardax.covariances.sizes import DENSE_LIMIT, RESTRICT_LIMIT
 from vardax.covariances.spectral import SpectralFactor
+from vardax.covariances.stencil import Stencil
 
 __all__ = [
     "DENSE_LIMIT",
+    "EXACT_LIMIT",
     "RESTRICT_LIMIT",
     "AbstractCovariance",
     "AbstractFactor",
+    "AbstractNormalisation",
     "AbstractRestriction",
     "BalancedCovariance",
     "BalancedFactor",
     "BatchedRestriction",
     "BlockDiagonalCovariance",
     "BlockFactor",
+    "ChebyshevExponential",
     "ConcatenatedFactor",
     "DenseCovariance",
     "DenseFactor",
     "DenseRestriction",
     "DiagonalCovariance",
     "DiagonalRestriction",
+    "DiffusionCovariance",
+    "DiffusionFactor",
     "EnsembleFactor",
+    "Exact",
     "HybridCovariance",
     "JoinedRestriction",
     "KroneckerCovariance",
@@ -67,11 +78,13 @@ __all__ = [
     "LowRankCovariance",
     "LowRankFactor",
     "MaternLinearOperator",
+    "Randomised",
     "RepeatedCovariance",
     "RepeatedFactor",
     "ScaledCovariance",
     "ScaledFactor",
     "SpectralFactor",
+    "Stencil",
     "TransposedFactor",
     "diagonal",
     "gaspari_cohn",
