@@ -28,7 +28,7 @@ def operator(length=2.0, uniform=False, steps=None):
 
 def matrix_of(product):
     units = jnp.eye(30).reshape(-1, *SHAPE)
-    return np.asarray(jax.jit(jax.vmap(product))(units)).reshape(30, 30)
+    return np.asarray(jax.jit(jax.vmap(product.mv))(units)).reshape(30, 30)
 
 
 def exponential(product):
