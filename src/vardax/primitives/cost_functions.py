@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, PyTree
 from vardax.covariances.functions import inv_mv
 from vardax.minimisers.moments import AbstractTimeInterpolation, LinearInTime
 from vardax.minimisers.observed import ObservedEntries, locate, read_samples, restrict_samples
-from vardax.minimisers.point_counts import as_points
+from vardax.minimisers.point_counts import as_points, of_one_count
 from vardax.minimisers.problem import Snapshot, Window, starting
 from vardax.obs_operators.linearisation import is_linear
 
@@ -74,6 +74,8 @@ class StrongConstraintCost(eqx.Module):
 def _summed_cost(cost: Any, x: PyTree[Array], batch: Any, observe: Any, *, window: bool) -> Float[Array, ""]:
     owner = type(cost).__name__
     points = as_points(batch)
+    if points is not None:
+        batch = points = of_one_count(points, max(o.value.shape[0] for o in points), owner)
     bound = cost.obs_op if points is None or not hasattr(cost.obs_op, "at") else cost.obs_op.at(points[0])
     shape = jax.eval_shape(bound, jax.tree.map(lambda leaf: leaf[0], x)).shape
     samples = locate(read_samples(batch, shape, window=window, owner=owner), cost.obs_op)
