@@ -126,15 +126,15 @@ def far_off(system, forward_adjoint, **options):
 @pytest.mark.slow
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_a_first_step_that_blows_up_is_survived(system):
-    method, batch = far_off(system, ADJOINTS["direct"], max_steps=30)
+    method, batch = far_off(system, ADJOINTS["direct"])
     posed = method.problem(batch)
-    zero = posed.zero_control()
+    zero, cost = posed.zero_control(), eqx.filter_jit(lambda problem, control: problem.cost(control))
     downhill = jax.tree.map(jnp.negative, posed.gradient(zero))
-    assert not jnp.isfinite(posed.cost(downhill)).any()
+    assert not jnp.isfinite(cost(posed, downhill)).any()
     analysis = method.analyse(batch, warm_start=downhill)
     for a in (method.analyse(batch), analysis):
         assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((a.state, a.cost.last.total)))
-        assert (a.cost.last.total < posed.cost(zero)).all()
+        assert (a.cost.last.total < cost(posed, zero)).all()
 
 
 @pytest.mark.slow
@@ -160,7 +160,7 @@ def test_the_gradient_of_an_analysis_after_a_bad_first_step_is_the_limit_of_diff
     tuned = method.with_(
         minimiser=optimistix.BFGS(1e-12, 1e-12),
         minimiser_adjoint=minimiser_adjoint,
-        prior_cov_op=DiagonalCovariance(jnp.full(3, 1e4)),
+        prior_cov_op=DiagonalCovariance(jnp.full(3, 1e3)),
         obs_cov_op=DiagonalCovariance(jnp.full(2, 1e-2)),
         tol=1e-10,
         max_steps=200,
@@ -169,5 +169,5 @@ def test_the_gradient_of_an_analysis_after_a_bad_first_step_is_the_limit_of_diff
     first_trial = jax.tree.map(jnp.negative, posed.gradient(posed.zero_control()))
     assert not jnp.isfinite(posed.cost(first_trial)).any()
     gradient = jax.grad(score)(0.0)
-    difference = (score(1e-4) - score(-1e-4)) / 2e-4
-    np.testing.assert_allclose(gradient, difference, rtol=1e-4)
+    difference = (score(1e-3) - score(-1e-3)) / 2e-3
+    np.testing.assert_allclose(gradient, difference, rtol=1e-4 if forward_adjoint == "backsolve" else 1e-5)

@@ -58,9 +58,9 @@ class ExternalForward(eqx.Module):
 
     def __init__(
         self,
-        step: Callable[..., Any],
-        tangent: Callable[..., Any] | None = None,
-        adjoint: Callable[..., Any] | None = None,
+        step: Any,
+        tangent: Any = None,
+        adjoint: Any = None,
         *,
         dt: Any = 1.0,
         state_signature: PyTree[jax.ShapeDtypeStruct] | None = None,

@@ -79,7 +79,7 @@ class GaussianPlume(eqx.Module):
         sources: Any,
         receptors: Any,
         wind: Any = (5.0, 0.0),
-        stability: Stability = Stability.D,
+        stability: Any = Stability.D,
         dt: ArrayLike = 1.0,
     ):
         owner = "GaussianPlume"

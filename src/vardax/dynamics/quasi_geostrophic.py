@@ -209,9 +209,11 @@ class QuasiGeostrophic2D(eqx.Module):
 
 def _scaled(factor: Array, waves: Array) -> Array:
     """factor · waves for a real factor, in two real products."""
+    factor = jnp.broadcast_to(factor, waves.shape)
     return jax.lax.complex(factor * waves.real, factor * waves.imag)
 
 
 def _turned(factor: Array, waves: Array) -> Array:
     """i · factor · waves: a derivative."""
+    factor = jnp.broadcast_to(factor, waves.shape)
     return jax.lax.complex(-factor * waves.imag, factor * waves.real)
