@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vardax.obs_operators.quads import Quads, inverse, jacobian, newton_step, quads_at, shortest
+from vardax.obs_operators.quads import Quads, cross, inverse, jacobian, newton_step, quads_at, shortest
 
 X64 = jax.config.jax_enable_x64
 ATOL = 1e-11 if X64 else 2e-4
@@ -20,13 +20,12 @@ def convex(seed, n):
     angles[: n // 4, 1] = angles[: n // 4, 0] + 1e-3 * rng.random(n // 4)
     points = np.stack([3 * np.cos(angles), np.sin(angles)], axis=-1) + rng.normal(size=(n, 1, 2))
     corner = points[:, ::-1] if seed % 2 else points  # around the cell: q_00, q_10, q_11, q_01
-    area = np.abs(sum(np.cross(corner[:, k], corner[:, (k + 1) % 4]) for k in range(4)))
+    area = np.abs(sum(cross(corner[:, k], corner[:, (k + 1) % 4]) for k in range(4)))
     corner = corner[area > 0.05]
     q00, q10, q11, q01 = (jnp.asarray(corner[:, k]) for k in range(4))
     return Quads(q00, q10 - q00, q01 - q00, q11 - q10 - q01 + q00)
 
 
-@pytest.mark.filterwarnings("ignore:Arrays of 2-dimensional vectors:DeprecationWarning")
 @given(st.integers(0, 2**31 - 1))
 def test_the_inverse_undoes_the_map(seed):
     quads = convex(seed, 64)
