@@ -19,6 +19,7 @@ from jaxtyping import Array, PyTree
 from vardax.adjoints.direct import stop_gradient
 from vardax.minimisers.blow_up import guarded_for
 from vardax.minimisers.conjugate_gradients import RelativeCG
+from vardax.minimisers.dense_cholesky import MappedCholesky
 from vardax.minimisers.lbfgs import LimitedMemoryBFGS
 from vardax.minimisers.problem import BatchedProblem, ControlSpaceProblem, tree_norm
 from vardax.minimisers.recording import Record, RecordingSolver, default_tolerance, reusable, scalar_cost
@@ -26,7 +27,7 @@ from vardax.types import Analysis, CostSummary, CostTerms, Status
 
 __all__ = ["iterate", "minimise"]
 
-DENSE_ADJOINT_LIMIT = 1000
+DENSE_ADJOINT_LIMIT = 128
 """Control sizes up to which `ImplicitAdjoint()` factorises the Hessian; beyond, it solves by conjugate gradients."""
 
 
@@ -67,12 +68,12 @@ def _start(problem: ControlSpaceProblem, start: PyTree[Array] | None) -> tuple[P
 
 def _implicit_for(adjoint: optx.AbstractAdjoint, control: PyTree[Array]) -> optx.AbstractAdjoint:
     """`ImplicitAdjoint()` without a solver of the user's own: matrix-free beyond `DENSE_ADJOINT_LIMIT` controls."""
-    default = optx.ImplicitAdjoint()
-    size = sum(c.size for c in jax.tree.leaves(control))
-    if size > DENSE_ADJOINT_LIMIT and adjoint == default:
-        eps = float(jnp.finfo(jax.tree.leaves(control)[0].dtype).eps)
-        return optx.ImplicitAdjoint(linear_solver=RelativeCG(rtol=eps**0.75))
-    return adjoint
+    if adjoint != optx.ImplicitAdjoint():
+        return adjoint
+    if sum(c.size for c in jax.tree.leaves(control)) <= DENSE_ADJOINT_LIMIT:
+        return optx.ImplicitAdjoint(linear_solver=MappedCholesky())
+    eps = float(jnp.finfo(jax.tree.leaves(control)[0].dtype).eps)
+    return optx.ImplicitAdjoint(linear_solver=RelativeCG(rtol=eps**0.75))
 
 
 def _analysis(
