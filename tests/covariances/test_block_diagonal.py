@@ -17,7 +17,7 @@ from vardax.covariances.functions import restrict
 from vardax.covariances.matern import MaternLinearOperator
 from vardax.covariances.sizes import RESTRICT_LIMIT
 from vardax.dynamics.discrete import DiscreteForward
-from vardax.minimisers.krylov import solve_by_products
+from vardax.minimisers.products_form import solve_by_products
 from vardax.models.optimal_interpolation import OptimalInterpolation
 from vardax.models.strong_fourdvar import StrongFourDVar
 from vardax.obs_operators.callable import CallableObs

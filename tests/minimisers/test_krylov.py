@@ -11,8 +11,9 @@ from vardax.covariances.dense import DenseCovariance
 from vardax.covariances.diagonal import DiagonalCovariance
 from vardax.covariances.functions import restrict
 from vardax.covariances.matern import MaternLinearOperator
-from vardax.minimisers import krylov
-from vardax.minimisers.krylov import EVEN_COVERAGE, observation_coverage
+from vardax.minimisers import krylov, modes_form, observation_form, products_form
+from vardax.minimisers.krylov import EVEN_COVERAGE
+from vardax.minimisers.modes_form import observation_coverage
 from vardax.obs_operators.linear import LinearObs
 from vardax.obs_operators.point import PointObs
 
@@ -23,9 +24,9 @@ SHAPE, N = (8, 6), 48
 GRID = jnp.zeros(SHAPE)
 BOUNDARIES = ("periodic", "free")
 solve_blue = eqx.filter_jit(krylov.solve_blue)
-solve_by_products = eqx.filter_jit(krylov.solve_by_products)
-solve_in_modes = eqx.filter_jit(krylov.solve_in_modes)
-solve_in_observations = eqx.filter_jit(krylov.solve_in_observations)
+solve_by_products = eqx.filter_jit(products_form.solve_by_products)
+solve_in_modes = eqx.filter_jit(modes_form.solve_in_modes)
+solve_in_observations = eqx.filter_jit(observation_form.solve_in_observations)
 
 
 def _root(n):
@@ -193,6 +194,48 @@ def test_preconditioner_needs_fewer_steps_for_the_same_answer():
     assert chosen.converged
     assert int(chosen.n_iterations) < 0.5 * int(plain.n_iterations)
     np.testing.assert_allclose(chosen.increment, plain.increment, atol=1e-4)
+
+
+def _tracks(side=256, variance=1e-3):
+    """Accurate observations along six lines that cross a field."""
+    along = np.arange(side)
+    columns = [(20 + 40 * track + slope * along).astype(int) % side for track, slope in enumerate((0.5, -0.4) * 3)]
+    cells = np.concatenate([along * side + column for column in columns])
+    B = MaternLinearOperator((side, side), 12.0, dtype=jnp.float32)
+    H = PointObs(cells).linearize(jnp.zeros((side, side), jnp.float32))
+    R = DiagonalCovariance(jnp.full(cells.size, variance, jnp.float32))
+    innovation = jnp.asarray(RANDOM.normal(size=cells.size), jnp.float32)
+    return B, H, R, innovation
+
+
+def test_accurate_tracks_take_the_factor_and_far_fewer_steps():
+    B, H, R, innovation = _tracks()
+    R = restrict(R, jnp.ones_like(innovation))
+    options = {"tol": 1e-4, "max_steps": 1000}
+    chosen = solve_blue(B, B.half(), H, R, innovation, **options)
+    plain = solve_in_observations(B, B.half(), H, R, innovation, **options)
+    assert chosen.converged
+    assert 5 * int(chosen.n_iterations) < int(plain.n_iterations)
+    np.testing.assert_allclose(chosen.increment, plain.increment, atol=5e-3)
+
+
+def test_a_batch_of_masks_may_need_different_forms():
+    """One sample sees all tracks, one nothing, one only inaccurate observations: each gets its own answer."""
+    B, H, R, innovation = _tracks()
+    masks = jnp.stack([jnp.ones_like(innovation), jnp.zeros_like(innovation), jnp.ones_like(innovation)])
+    variances = R.variance[None] * jnp.array([1.0, 1.0, 1e5], jnp.float32)[:, None]
+
+    @jax.jit
+    def one(mask, variance):
+        R = restrict(DiagonalCovariance(variance), mask)
+        return solve_blue(B, B.half(), H, R, mask * innovation, tol=1e-4, max_steps=300)
+
+    together = jax.vmap(one)(masks, variances)
+    assert together.converged.all()
+    for i in range(3):
+        alone = one(masks[i], variances[i])
+        np.testing.assert_allclose(together.increment[i], alone.increment, atol=2e-3)
+        assert abs(int(together.n_iterations[i]) - int(alone.n_iterations)) <= 1
 
 
 @FIELDS

@@ -1,6 +1,6 @@
 """The Matérn covariance on a regular grid, matrix-free: smooth random fields at the cost of an FFT pair."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -181,6 +181,16 @@ class MaternLinearOperator(AbstractCovariance):
     ) -> DenseRestriction:
         require_restrictable("MaternLinearOperator", self.in_size())
         return restrict_dense(self.as_matrix(), self.shape, mask, std)
+
+    def between_cells(self) -> Callable[[tuple[Array, ...], tuple[Array, ...]], Array]:
+        """(a, b) -> B between cells a and b: for each axis an array of indices, broadcast against each other."""
+        row = self._row()
+
+        def covariance(a: tuple[Array, ...], b: tuple[Array, ...]) -> Array:
+            lags = tuple(jnp.abs(i - j) for i, j in zip(a, b, strict=True))
+            return row.at[lags].get(mode="promise_in_bounds")
+
+        return covariance
 
     def _row(self) -> Float[Array, "..."]:
         """The covariance of the first cell of the box with every cell of it."""

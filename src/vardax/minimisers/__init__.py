@@ -1,15 +1,18 @@
 """The control-space problem and what solves it.
 
 `ControlSpaceProblem` (one sample) and `BatchedProblem` are what every method poses: a background, `ObservedEntries`
-with their restricted R, B^{1/2}, and `Snapshot` or `Window`, which predict observations from a state; scattered ones lie
-between the entries of a window, read `LinearInTime()` or `NearestInTime()`. `minimise` and `iterate` run any optimistix solver on them, wrapped in a `RecordingSolver`; `solve_blue_problem` solves the
+with their restricted R, B^{1/2}, and `Snapshot` or `Window`, which predict observations from a state. Scattered ones
+lie between the entries of a window, whose trajectory is read `LinearInTime()` or `NearestInTime()`. `minimise` and
+`iterate` run any optimistix solver on a problem, wrapped in a `RecordingSolver`; `solve_blue_problem` solves the
 linear-Gaussian ones directly. `GaussNewtonKrylov` is the incremental minimiser: outer loops, and inside `LanczosCG` or
 `DualCG`. The transforms `Identity`, `Exp`, `Softplus` keep states positive.
 """
 
+from vardax.minimisers.blow_up import GuardedProblem
 from vardax.minimisers.blue import solve_blue_problem
 from vardax.minimisers.closed_form import NormalFactor
 from vardax.minimisers.conjugate_gradients import RelativeCG
+from vardax.minimisers.dense_cholesky import MappedCholesky
 from vardax.minimisers.gauss_newton import (
     AbstractInnerSolver,
     Backtracking,
@@ -19,7 +22,8 @@ from vardax.minimisers.gauss_newton import (
     LanczosCG,
     Simplification,
 )
-from vardax.minimisers.krylov import KrylovResult, solve_blue
+from vardax.minimisers.krylov import solve_blue
+from vardax.minimisers.krylov_result import KrylovResult
 from vardax.minimisers.lanczos import AbstractVectors, ControlVectors, ImageVectors, KrylovRecord, RitzPairs
 from vardax.minimisers.lbfgs import LimitedMemoryBFGS, RoundingArmijo
 from vardax.minimisers.minimise import iterate, minimise
@@ -51,6 +55,7 @@ __all__ = [
     "EveryEntry",
     "Exp",
     "GaussNewtonKrylov",
+    "GuardedProblem",
     "Identity",
     "ImageVectors",
     "IncrementalConfig",
@@ -60,6 +65,7 @@ __all__ = [
     "LanczosCG",
     "LimitedMemoryBFGS",
     "LinearInTime",
+    "MappedCholesky",
     "NearestInTime",
     "NormalFactor",
     "ObservedEntries",
