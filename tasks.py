@@ -161,6 +161,12 @@ def float32(*arguments):
     return pytest_on_all(arguments, VARDAX_TEST_X64="0")
 
 
+def numerics32():
+    """The part of `float32` that computes, for the continuous integration."""
+    folders = [f"tests/{name}" for name in ("contracts", "minimisers", "models", "posterior", "primitives", "dynamics")]
+    return pytest(*folders, *in_parallel("loadfile"), VARDAX_TEST_X64="0")
+
+
 def lint():
     """Check the rules and the format of the code."""
     install(LINT)
@@ -211,7 +217,7 @@ def python(*arguments):
 def ci():
     """Every stage, also after one has failed; the table at the end says which."""
     rows = []
-    for stage in (lint, types, test, slow, float32, docs, bench, demo):
+    for stage in (lint, types, test, slow, numerics32, docs, bench, demo):
         print("\n===== " + stage.__name__ + " =====", flush=True)
         start = time.monotonic()
         try:
