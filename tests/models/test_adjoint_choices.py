@@ -1,10 +1,9 @@
-"""Every adjoint gives the gradient that finite differences give: of the analysis, and of the cost.
+"""Every minimiser adjoint gives the gradient of the analysis that finite differences give.
 
 The analysis is differentiated with respect to all that it depends on at once: B, R, the observations, the background
 and a parameter of the model. Of the two samples the second is one whose first trial step blows up.
 """
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -17,8 +16,6 @@ from vardax.adjoints.k_step import KStepAdjoint
 from vardax.covariances.dense import DenseCovariance
 from vardax.covariances.diagonal import DiagonalCovariance
 from vardax.dynamics.discrete import DiscreteForward
-from vardax.dynamics.lorenz63 import Lorenz63
-from vardax.dynamics.lorenz96 import Lorenz96
 from vardax.models.strong_fourdvar import StrongFourDVar
 from vardax.models.threedvar import ThreeDVar
 from vardax.obs_operators.identity import MaskedIdentity
@@ -157,40 +154,3 @@ def test_a_few_live_steps_of_a_fast_minimiser_are_near_the_right_gradient(differ
     expected = np.array(list(differences["ThreeDVar"].values()))
     found = np.array([along(gradient, direction) for direction in directions().values()])
     assert np.linalg.norm(found - expected) < 1e-3 * np.linalg.norm(expected)
-
-
-# -- the gradient of the cost, for every adjoint of the model run ------------------------------------------------------
-
-FORWARD_ADJOINTS = {
-    "vardax DirectAdjoint": DirectAdjoint(),
-    "DirectAdjoint": diffrax.DirectAdjoint(),
-    "ForwardMode": diffrax.ForwardMode(),
-    "RecursiveCheckpointAdjoint": optx.RecursiveCheckpointAdjoint(),
-    "RecursiveCheckpointAdjoint(3)": diffrax.RecursiveCheckpointAdjoint(3),
-    "BacksolveAdjoint": diffrax.BacksolveAdjoint(),
-}
-MODELS = {"lorenz63": Lorenz63(dt=0.005), "lorenz96": Lorenz96(n=8, dt=0.005)}
-
-
-@pytest.mark.parametrize("adjoint", FORWARD_ADJOINTS)
-@pytest.mark.parametrize("model", MODELS)
-def test_the_gradient_of_the_cost_is_the_limit_of_differences(model, adjoint):
-    """The continuous adjoint is that of the differential equation: it agrees up to the error of the time steps."""
-    n = 3 if model == "lorenz63" else 8
-    random = np.random.default_rng(1)
-    start = np.array([1.0, -1.5, 20.0]) if n == 3 else 8 + random.normal(size=n)
-    method = StrongFourDVar(
-        MODELS[model],
-        MaskedIdentity(),
-        start,
-        DenseCovariance(np.eye(n) + 0.2),
-        DiagonalCovariance(np.full(n, 0.5)),
-        forward_adjoint=FORWARD_ADJOINTS[adjoint],
-        n_substeps=2,
-    )
-    problem = method.problem(Batch1D.from_observations(start + random.normal(size=(1, 7, n))))
-    at, direction = jnp.asarray(random.normal(size=(2, 1, n)))
-    cost = jax.jit(lambda chi: problem.cost(chi)[0])
-    difference = (cost(at + 1e-6 * direction) - cost(at - 1e-6 * direction)) / 2e-6
-    found = jnp.sum(jax.jit(lambda chi: problem.gradient(chi))(at) * direction)
-    np.testing.assert_allclose(found, difference, rtol=1e-4 if adjoint == "BacksolveAdjoint" else 1e-7)
