@@ -13,7 +13,7 @@ Diffusion takes squared lengths, Λ = M²: exp(−½ rᵀ Λ⁻¹ r), with M = l
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -57,9 +57,10 @@ def cell_volume(grid: Grid, sizes: tuple[Float[Array, "..."], ...], mask: Bool[A
 def length_matrix(owner: str, length_scale: ArrayLike | Sequence[Any], mask: Bool[Array, "..."], dtype: Any) -> Matrix:
     """M in each cell, 1 on land."""
     shape = mask.shape
-    per_axis = isinstance(length_scale, list | tuple) and len(length_scale) == len(shape)
-    if per_axis and not any(isinstance(entry, list | tuple) for entry in length_scale):
-        entries = [real_array(owner, "length_scale", entry, dtype) for entry in length_scale]
+    given: Any = length_scale
+    per_axis = isinstance(given, list | tuple) and len(given) == len(shape)
+    if per_axis and not any(isinstance(entry, list | tuple) for entry in given):
+        entries = [real_array(owner, "length_scale", entry, dtype) for entry in given]
         return {(a, a): _in_cells(_field(owner, entry, shape), mask) for a, entry in enumerate(entries)}
     array = real_array(owner, "length_scale", length_scale, dtype)
     if array.ndim == 0 or _is_field(array, shape):
@@ -74,10 +75,11 @@ def squared_lengths(lengths: Matrix) -> Matrix:
     """Λ = M²."""
     ndim = max(lengths)[0] + 1
     diagonal = len(lengths) == ndim
-    element = lambda a, b: lengths[min(a, b), max(a, b)]  # noqa: E731
+    element: Callable[[int, int], Any] = lambda a, b: lengths[min(a, b), max(a, b)]  # noqa: E731
     if diagonal:
         return {axes: length**2 for axes, length in lengths.items()}
-    return {(a, b): sum(element(a, k) * element(k, b) for k in range(ndim)) for a, b in lengths}
+    product = lambda a, b: functools.reduce(jnp.add, [element(a, k) * element(k, b) for k in range(ndim)])  # noqa: E731
+    return {(a, b): product(a, b) for a, b in lengths}
 
 
 class Reach(NamedTuple):
@@ -119,7 +121,7 @@ def require_lengths(owner: str, numbers: dict[str, Array], slanted: bool, shape:
     Only where the values are known (eagerly). A length is beyond the domain if it is longer than it in every cell: at
     high latitudes it may well be longer than a circle of latitude.
     """
-    values = {name: known(number) for name, number in numbers.items()}
+    values: dict[str, Any] = {name: known(number) for name, number in numbers.items()}
     if any(value is None for value in values.values()):
         return
     if values["sea"] == 0:

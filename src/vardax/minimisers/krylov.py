@@ -13,6 +13,7 @@ products with B, H and R, so it is traced like everything else.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -60,9 +61,11 @@ def solve_blue(
     ]
     choice = jnp.zeros((), int)
     if can_be_factored(B, R, innovation.size):
+        cellwise: Any = B
+        errors: Any = R
         plan = plan_factor(Observing(B, H, R, innovation.dtype), innovation.shape, tol)
-        mask = plan.variances > 0
-        forms.append(lambda d: solve_preconditioned(B, B_half, H, R, d, mask, plan.inverse(B), **options))
+        mask = (plan.variances > 0).astype(innovation.dtype)
+        forms.append(lambda d: solve_preconditioned(B, B_half, H, errors, d, mask, plan.inverse(cellwise), **options))
         choice = jnp.where(plan.worthwhile, len(forms) - 1, choice)
     if isinstance(B, MaternLinearOperator) and B.domain_shape == B.shape:
         least, evenness = jax.lax.stop_gradient(observation_coverage(B, H, R))

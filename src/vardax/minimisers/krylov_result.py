@@ -53,7 +53,7 @@ class KrylovResult(eqx.Module):
 class Observing(NamedTuple):
     """B, H and R⁻¹ with casts between the dtype of the observations and those of B and H."""
 
-    B: lx.AbstractLinearOperator
+    B: Any
     H: lx.AbstractLinearOperator
     R: Any
     dtype: Any

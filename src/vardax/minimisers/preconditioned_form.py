@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from vardax.minimisers.krylov_result import KrylovResult, Observing, background_cost, krylov_result
 from vardax.minimisers.paired_gradients import Look, Product, paired_conjugate_gradients
@@ -59,7 +59,7 @@ def solve_preconditioned(
     H: lx.AbstractLinearOperator,
     R: ErrorProducts,
     innovation: Float[Array, "..."],
-    mask: Float[Array, "..."] | Bool[Array, "..."],
+    mask: Float[Array, "..."],
     precondition: Product,
     *,
     tol: float,
