@@ -263,3 +263,11 @@ def test_sigma_zero_is_a_covariance_too():
     covariance = MaternLinearOperator((12,), 2.0, 0.0)
     np.testing.assert_array_equal(covariance.mv(jnp.ones(12)), 0.0)
     assert np.isfinite(jax.grad(lambda s: jnp.sum(MaternLinearOperator((12,), 2.0, s).mv(jnp.ones(12))))(0.0))
+
+
+@pytest.mark.parametrize("boundary", ["periodic", "free"])
+def test_covariance_between_cells_is_that_of_the_matrix(boundary):
+    B = MaternLinearOperator((5, 7), 1.7, sigma=1.3, boundary=boundary)
+    a = tuple(jnp.asarray(index)[:, None] for index in np.unravel_index(np.arange(35), (5, 7)))
+    b = tuple(jnp.swapaxes(index, 0, 1) for index in a)
+    np.testing.assert_allclose(B.between_cells()(a, b), B.as_matrix(), rtol=1e-5, atol=1e-6)
