@@ -10,8 +10,9 @@ import pytest
 from vardax import models
 from vardax.experiments import lorenz96
 from vardax.experiments.config import ConfigError
+from vardax.experiments.cycled import make_rows
 from vardax.experiments.lorenz96 import EXPECTED, QUICK, Lorenz96Config, expected_scores
-from vardax.experiments.lorenz96_twin import make_rows, make_twin
+from vardax.experiments.lorenz96_twin import make_twin
 from vardax.experiments.twin import assimilate
 
 TINY = Lorenz96Config(cycles=12, burn_in=0.2)

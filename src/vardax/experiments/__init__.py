@@ -2,7 +2,9 @@
 
 | module | holds |
 |---|---|
-| `lorenz96` | settings and expected scores of Lorenz-96 after Sakov and Oke (2008); `lorenz96_twin` does the work |
+| `lorenz63` | settings and expected scores of Lorenz-63 after Sakov, Oliver and Bertino (2012); `lorenz63_twin` |
+| `lorenz96` | the same of Lorenz-96 after Sakov and Oke (2008); `lorenz96_twin` |
+| `cycled` | what cycled experiments share: a row for every method |
 | `index` | the names of the experiments |
 | `config` | settings as frozen dataclasses, from TOML and `key=value` |
 | `twin`, `recipes` | simulate a truth, make a row of every exported method, cycle it |

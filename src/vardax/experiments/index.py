@@ -2,5 +2,5 @@
 
 __all__ = ["EXPERIMENTS"]
 
-EXPERIMENTS = ("lorenz96",)
+EXPERIMENTS = ("lorenz63", "lorenz96")
 """Each is a module of `vardax.experiments`, with `Config`, `QUICK`, `EXPECTED` and `run`."""

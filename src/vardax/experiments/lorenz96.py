@@ -33,6 +33,7 @@ class Lorenz96Config:
     x0_variance: float = setting(0.001, "variance of the truth's start about the first guess")
     obs_variance: float = setting(1.0, "variance of the observation errors")
     xB: float = setting(0.02, "B = xB times the covariance of the truth, for the cycled methods")
+    xQ: float = setting(0.01, "Q = xQ times B, for methods that allow for model error; the model has none")
     cycles: int = setting(10_000, "observation times")
     burn_in: float = setting(20.0, "time before which nothing is scored")
     seed: int = setting(0, "of the truth and of the observation errors")
@@ -40,7 +41,7 @@ class Lorenz96Config:
     methods: tuple[str, ...] = setting((), "names of methods to run; empty for all")
 
     def __post_init__(self):
-        for name in ("dt", "x0_variance", "obs_variance", "xB"):
+        for name in ("dt", "x0_variance", "obs_variance", "xB", "xQ"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}, expected a positive number.")
         if self.burn_in < 0 or self.seed < 0:
@@ -101,6 +102,7 @@ def run(config: Lorenz96Config, watch: Callable[..., Any] | None = None) -> Any:
     `watch(total, label)` is a context manager that gives `advance(done)`; see `vardax.experiments.progress`.
     """
     # Late, so that `vardax show lorenz96` needs no JAX.
-    from vardax.experiments.lorenz96_twin import assimilate_all
+    from vardax.experiments.cycled import assimilate_all
+    from vardax.experiments.lorenz96_twin import make_twin
 
-    return assimilate_all(config, expected_scores(config), watch)
+    return assimilate_all(config, make_twin, expected_scores(config), watch)

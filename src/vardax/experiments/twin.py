@@ -28,7 +28,16 @@ from vardax.dynamics.discrete import DiscreteForward
 from vardax.dynamics.rollout import rollout
 from vardax.types import Batch1D, ConvergenceWarning
 
-__all__ = ["Estimate", "Row", "Twin", "assimilate", "climatology_forward", "posterior_spread", "simulate"]
+__all__ = [
+    "Estimate",
+    "Row",
+    "Twin",
+    "assimilate",
+    "climatology_forward",
+    "interval_forward",
+    "posterior_spread",
+    "simulate",
+]
 
 PIECES = 10
 """A run is cut into this many equal calls of the cycle: the first one compiles, the others time it."""
@@ -182,6 +191,26 @@ def posterior_spread(twin: Twin, estimate: Estimate, first: int) -> float | None
 
 
 @eqx.filter_jit
-def _advanced(forward: Any, states: Float[Array, "cycles draws n"]) -> Float[Array, "cycles draws n"]:
-    """Each state one interval later."""
-    return jax.vmap(jax.vmap(lambda state: forward.step(state, forward.dt)))(states)
+def _advanced(forward: Any, samples: Any) -> Float[Array, "cycles draws n"]:
+    """The end of the interval from each sample: of its start, or of start and model error."""
+
+    def end(sample: Any) -> Array:
+        start, errors = sample if isinstance(sample, tuple) else (sample, None)
+        return rollout(forward, start, 1, increments=errors)[-1]
+
+    return jax.vmap(jax.vmap(end))(samples)
+
+
+class _Interval(eqx.Module):
+    """The step function of an interval of `n_steps` model steps."""
+
+    model: Any
+    n_steps: int = eqx.field(static=True)
+
+    def __call__(self, state: Float[Array, "n"]) -> Float[Array, "n"]:
+        return rollout(self.model, state, 1, n_substeps=self.n_steps)[-1]
+
+
+def interval_forward(model: Any, n_steps: int) -> DiscreteForward:
+    """The model whose step is the interval between observations, `n_steps` steps of `model`."""
+    return DiscreteForward(_Interval(model, n_steps), model.dt * n_steps)
