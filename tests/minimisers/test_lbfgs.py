@@ -6,6 +6,7 @@ import numpy as np
 import optimistix as optx
 import pytest
 
+from vardax.adjoints.direct import DirectAdjoint
 from vardax.minimisers.lbfgs import ROUNDING, LimitedMemoryBFGS, RoundingArmijo
 
 EPS = float(jnp.finfo(jnp.result_type(float)).eps)
@@ -76,3 +77,22 @@ def test_the_gradient_is_driven_below_what_the_cost_can_show(condition):
 def test_it_says_nothing(capsys):
     optx.minimise(lambda x, _: jnp.sum(x**2), LimitedMemoryBFGS(EPS, 1.0), jnp.ones(2), max_steps=5, throw=False)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.x64
+def test_the_unrolled_derivative_of_an_unfinished_minimisation_is_near_that_of_the_minimum():
+    """With the derivatives of what the solver remembers it would be wrong by a factor of more than a hundred."""
+    n, curvature = 30, jnp.logspace(0, 3, 30)
+
+    def cost(y, b):
+        return (0.5 * jnp.sum(curvature * y**2) - jnp.sum(b * y) + 0.1 * jnp.sum(y**4)) / EPS
+
+    def run(b):
+        solver = LimitedMemoryBFGS(EPS, 1 / EPS)
+        return optx.minimise(cost, solver, jnp.zeros(n), b, adjoint=DirectAdjoint(), max_steps=100, throw=False).value
+
+    b = jnp.full(n, 3.0)
+    minimum, gradient = jax.jit(lambda b: (run(b), jax.grad(lambda b: jnp.sum(run(b)))(b)))(b)
+    assert jnp.linalg.norm(jax.grad(cost)(minimum, b)) * EPS > 1e-6  # not at its end
+    exact = 1 / (curvature + 1.2 * minimum**2)
+    assert jnp.linalg.norm(gradient - exact) < 0.1 * jnp.linalg.norm(exact)

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, Bool, Float, PyTree
 
+from vardax.adjoints.direct import stop_gradient
 from vardax.minimisers.problem import tree_dot
 
 __all__ = ["ROUNDING", "LimitedMemoryBFGS", "RoundingArmijo"]
@@ -85,6 +86,10 @@ class LimitedMemoryBFGS(optx.AbstractLBFGS):
         """Remember the step; where the curvature along it is negative, its absolute value.
 
         optimistix would skip such a step. Before the first pair is stored, the size of the next step would be lost.
+
+        What is remembered counts as given where the iteration is differentiated. It multiplies the gradient, which
+        vanishes at the minimum, so the derivative of the minimum does not depend on it; but the derivatives of pairs
+        that shrink to nothing grow without bounds on the way there, and would be all that is left of it.
         """
         step = jax.tree.map(jnp.subtract, y_eval, y)
         curvature = tree_dot(step, jax.tree.map(jnp.subtract, f_eval_info.grad, f_info.grad))
@@ -92,8 +97,9 @@ class LimitedMemoryBFGS(optx.AbstractLBFGS):
         mirror = jnp.where((curvature < 0) & (length > 0), 2 * curvature / jnp.where(length > 0, length, 1), 0)
         mirrored = jax.tree.map(lambda g, s: g - mirror * s, f_eval_info.grad, step)
         mirrored_info = eqx.tree_at(lambda info: info.grad, f_eval_info, mirrored)
-        info, state = super().update_hessian(y, y_eval, f_info, mirrored_info, hessian_update_state)
-        return eqx.tree_at(lambda info: info.grad, info, f_eval_info.grad), state
+        given = stop_gradient((y, y_eval, f_info, mirrored_info, hessian_update_state))
+        info, state = super().update_hessian(*given)
+        return eqx.tree_at(lambda info: (info.f, info.grad), info, (f_eval_info.f, f_eval_info.grad)), state
 
 
 def _silent(**info: Any) -> None:
