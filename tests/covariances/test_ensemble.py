@@ -108,6 +108,7 @@ def test_a_localisation_of_the_whole_pytree_may_separate_the_variables(equals_ma
     assert not np.any(matrix_of(covariance)[:4, 4:])
 
 
+@pytest.mark.slow
 def test_samples_have_the_covariance():
     ensemble, localization = LOCALISED["2-D, separable"]()
     expected = sample_covariance(ensemble) * matrix_of(localization)
@@ -138,7 +139,12 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("method", METHODS)
+def methods():
+    """OI; the iterative ones in the slow run."""
+    return [pytest.param(name, marks=() if name == "OI" else pytest.mark.slow) for name in METHODS]
+
+
+@pytest.mark.parametrize("method", methods())
 @pytest.mark.parametrize("localised", [True, False])
 def test_the_analysis_is_that_of_the_dense_formula(method, localised):
     ensemble, index = members(6, 4, 5), np.array([2, 7, 8, 15])
@@ -175,6 +181,7 @@ def test_gradients_with_respect_to_members_and_length(equals_differences):
 
 
 @pytest.mark.x64
+@pytest.mark.slow
 def test_gradient_of_an_analysis_with_respect_to_the_members(equals_differences):
     batch = Batch1D.from_observations(jnp.array([[1.0, -1.0]]))
 
