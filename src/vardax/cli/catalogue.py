@@ -11,7 +11,7 @@ import functools
 import inspect
 import pathlib
 
-from vardax.experiments.index import EXPERIMENTS
+from vardax.experiments.index import EXPERIMENTS, module_name
 
 __all__ = ["Entry", "experiments", "methods", "summary"]
 
@@ -47,7 +47,7 @@ def experiments() -> dict[str, Entry]:
     """The experiments by name."""
     found = {}
     for name in EXPERIMENTS:
-        tree = _tree(f"vardax.experiments.{name}")
+        tree = _tree(module_name(name))
         found[name] = Entry(name, ast.get_docstring(tree) or "")
     return found
 

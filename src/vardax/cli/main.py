@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 from vardax.cli.catalogue import experiments, methods
 from vardax.experiments.config import ConfigError, assignments, build, merge, read_toml, settings, unknown
+from vardax.experiments.index import module_name
 from vardax.experiments.table import format_table, table_of_folder
 
 __all__ = ["main"]
@@ -121,7 +122,7 @@ def _experiment(name: str) -> Any:
     known = experiments()
     if name not in known:
         raise ConfigError(unknown("experiment", name, known))
-    return importlib.import_module(f"vardax.experiments.{name}")
+    return importlib.import_module(module_name(name))
 
 
 def _chosen_settings(module: Any, options: argparse.Namespace) -> dict[str, Any]:

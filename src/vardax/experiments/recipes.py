@@ -13,7 +13,7 @@ from typing import Any
 from vardax import models
 from vardax.experiments.twin import Row, Twin
 
-__all__ = ["exported_methods", "lacking_slots", "standard_row"]
+__all__ = ["exported_methods", "lacking_slots", "required_slots", "standard_row"]
 
 
 def exported_methods() -> dict[str, type]:

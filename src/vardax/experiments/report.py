@@ -119,7 +119,7 @@ def _write_figures(folder: pathlib.Path, name: str, results: Results) -> None:
     figure, axes = panels(size=(9, 4.8))
     smooth = max(len(results.time) // 100, 1)
     label = f"analysis RMSE, mean over {smooth} times" if smooth > 1 else "analysis RMSE"
-    noise = float(np.sqrt(np.mean((results.observations - results.truth) ** 2)))
+    noise = float(np.sqrt(np.nanmean((results.observations - results.truth) ** 2)))
     reference = (noise, "error of the observations")
     score_through_time(
         axes[0, 0], results.time, results.rmse, burn_in=start, reference=reference, smooth=smooth, label=label

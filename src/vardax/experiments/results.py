@@ -16,7 +16,7 @@ from vardax.experiments.table import Score
 from vardax.experiments.twin import Estimate, Row, Twin, assimilate, posterior_spread
 from vardax.metrics.scores import rmse, time_mean
 
-__all__ = ["Results", "score_rows"]
+__all__ = ["Results", "score_estimates", "score_rows"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,15 +53,29 @@ def score_rows(
             estimate = assimilate(twin, row, advance)
         spread = posterior_spread(twin, estimate, first_scored)
         estimates.append(dataclasses.replace(estimate, spread=spread))
-    truth = twin.truth[1:]
+    return score_estimates(
+        estimates, twin.truth[1:], twin.observations, first=first_scored, expected=expected, left_out=left_out
+    )
+
+
+def score_estimates(
+    estimates: Sequence[Estimate],
+    truth: Any,
+    observations: Any,
+    *,
+    first: int,
+    expected: Mapping[str, Any],
+    left_out: Mapping[str, list[str]],
+) -> Results:
+    """Score trajectories against the truth at their times, from the entry `first` on."""
     errors = {e.row.name: np.asarray(rmse(e.history.analysis, truth, axis=1)) for e in estimates}
-    scores = [_score(e, truth, errors[e.row.name], first_scored, expected.get(e.row.name)) for e in estimates]
+    scores = [_score(e, truth, errors[e.row.name], first, expected.get(e.row.name)) for e in estimates]
     return Results(
         estimates[0].history.time,
         np.asarray(truth),
-        np.asarray(twin.observations),
-        first_scored,
-        estimates,
+        np.asarray(observations),
+        first,
+        list(estimates),
         errors,
         scores,
         dict(left_out),

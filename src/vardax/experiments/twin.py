@@ -36,6 +36,7 @@ __all__ = [
     "climatology_forward",
     "interval_forward",
     "posterior_spread",
+    "quietly",
     "simulate",
 ]
 
@@ -152,7 +153,7 @@ def assimilate(twin: Twin, row: Row, advance: Callable[[int], None] = lambda don
     state, da_state, histories, seconds = twin.first_guess, DAState(), [], []
     for _ in range(n_pieces):
         begin = time.perf_counter()
-        state, da_state = jax.block_until_ready(_quietly(cycle, state, da_state))
+        state, da_state = jax.block_until_ready(quietly(cycle, state, da_state))
         seconds.append(time.perf_counter() - begin)
         histories.append(jax.tree.map(np.asarray, da_state.extras["history"]))
         advance(piece)
@@ -162,7 +163,7 @@ def assimilate(twin: Twin, row: Row, advance: Callable[[int], None] = lambda don
     return Estimate(row, history, compiling, sum(seconds) - compiling, row.spread)
 
 
-def _quietly(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+def quietly(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
     """A call whose unconverged analyses are counted in the table and so need no warning."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -181,11 +182,11 @@ def posterior_spread(twin: Twin, estimate: Estimate, first: int) -> float | None
     observations = twin.observations[chosen]
     if not estimate.row.takes_window:
         batch, background = Batch1D.from_observations(observations), estimate.history.forecast[chosen]
-        posterior = _quietly(model.posterior, batch, background=jnp.asarray(background))
+        posterior = quietly(model.posterior, batch, background=jnp.asarray(background))
         return float(jnp.sqrt(jnp.mean(posterior.std() ** 2)))
     window = jnp.stack([jnp.full_like(observations, jnp.nan), observations], axis=1)
     background = jnp.asarray(estimate.history.analysis[chosen - 1])
-    posterior = _quietly(model.posterior, Batch1D.from_observations(window), background=background)
+    posterior = quietly(model.posterior, Batch1D.from_observations(window), background=background)
     ends = _advanced(twin.forward, posterior.sample(jax.random.key(0), DRAWS))
     return float(jnp.sqrt(jnp.mean(jnp.var(ends, axis=1, ddof=1))))
 
