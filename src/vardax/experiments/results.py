@@ -71,7 +71,7 @@ def score_estimates(
     errors = {e.row.name: np.asarray(rmse(e.history.analysis, truth, axis=1)) for e in estimates}
     scores = [_score(e, truth, errors[e.row.name], first, expected.get(e.row.name)) for e in estimates]
     return Results(
-        estimates[0].history.time,
+        np.asarray(estimates[0].history.time),
         np.asarray(truth),
         np.asarray(observations),
         first,
