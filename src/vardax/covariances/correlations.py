@@ -54,7 +54,8 @@ def gaspari_cohn(r: ArrayLike | Sequence[Any], c: ArrayLike) -> Float[Array, "..
     if values is not None and not np.all((values > 0) & np.isfinite(values)):
         raise ValueError(f"gaspari_cohn: `c` is {values}, expected the half-width of the support, a positive number.")
     z = jnp.abs(r) / c
-    near, far = jnp.minimum(z, 1), jnp.clip(z, 1, 2)
+    near = jnp.where(z <= 1, z, jnp.ones_like(z))  # not `minimum`, which halves the slope where both are equal
+    far = jnp.where(z > 1, jnp.minimum(z, 2), jnp.ones_like(z))
     inner = 1 + near**2 * (near * (5 / 8 + near * (1 / 2 - near / 4)) - 5 / 3)
     outer = (2 - far) ** 4 * (2 * far**2 + 4 * far - 1) / (24 * far)
     return jnp.where(z <= 1, inner, outer)
