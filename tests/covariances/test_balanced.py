@@ -14,6 +14,7 @@ from vardax.covariances.diagonal import DiagonalCovariance
 from vardax.covariances.matern import MaternLinearOperator
 from vardax.models.optimal_interpolation import OptimalInterpolation
 from vardax.obs_operators.callable import CallableObs
+from vardax.obs_operators.point import PointObs
 from vardax.primitives.control import tangent_linear
 from vardax.types import Batch1D
 
@@ -156,10 +157,16 @@ def test_a_plain_function_is_no_leaf():
     np.testing.assert_allclose(jax.jit(lambda B: B.mv(v)["h"])(covariance), covariance.mv(v)["h"], rtol=1e-5)
 
 
-def test_variances_of_a_large_state_are_refused_with_a_remedy():
+def test_variances_of_a_large_state_are_refused_with_a_remedy_and_a_posterior_has_them_from_samples():
+    """A posterior in observation space needs the variances of B for an exact answer; without them it draws samples."""
     covariance = BalancedCovariance(lambda x: 2.0 * x, MaternLinearOperator((100, 100), 3.0))
     with pytest.raises(ValueError, match=r"diagonal needs a dense matrix of 10000 rows.*`jnp.var\(B.sample\(key, n\)"):
         covariance.diagonal()
+    R = DiagonalCovariance(np.full(2, 1.0))
+    model = OptimalInterpolation(PointObs(np.array([0, 50])), jnp.zeros((100, 100)), covariance, R)
+    std = model.posterior(Batch1D.from_observations(jnp.ones((1, 2)))).std()[0]
+    np.testing.assert_allclose(std[0, [0, 50]], np.sqrt(1 / (1 / 4 + 1)), rtol=0.25)
+    np.testing.assert_allclose(np.sqrt(np.mean(std[40:60] ** 2)), 2.0, rtol=0.02)
 
 
 @pytest.mark.parametrize(

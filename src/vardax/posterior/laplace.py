@@ -11,9 +11,11 @@ most `DENSE_LIMIT` rows; beyond, (I + GᵀG)^{-1} is a conjugate-gradient solve.
 
 Samples are exact at any size: zeta = (I + GᵀG)^{-1} (xi_1 + Gᵀ xi_2) with white xi_1, xi_2 has covariance
 (I + GᵀG)^{-1}. The diagonal is exact where the smaller side is dense, and the variance of `n_samples` samples beyond
-(relative standard error of the standard deviation: 1 / sqrt(2 n_samples)).
+(relative standard error of the standard deviation: 1 / sqrt(2 n_samples)), also where the variances of B are out of
+reach (`BalancedCovariance` of a large state).
 """
 
+import contextlib
 import importlib.metadata
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +28,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from vardax.covariances.sizes import TooLarge
 from vardax.minimisers.closed_form import COLUMN_BLOCK, NormalFactor, factorise, in_control_space, is_dense_case
 from vardax.minimisers.conjugate_gradients import RelativeCG
 from vardax.minimisers.problem import BatchedProblem, ControlSpaceProblem
@@ -63,7 +66,8 @@ class PosteriorCovariance(lx.AbstractLinearOperator):
     def diagonal(self) -> PyTree[Array]:
         """The posterior variances, (B, *state)."""
         if self.cholesky is not None:
-            return _exact_diagonal(self)
+            with contextlib.suppress(TooLarge):
+                return _exact_diagonal(self)
         draws = self.sample(jax.random.key(0), self.n_samples)
         axis = 1 if isinstance(self.problem, BatchedProblem) else 0
         return jax.tree.map(lambda s: jnp.mean(s**2, axis=axis), draws)
@@ -216,7 +220,8 @@ def _sum_of(fn: Callable, rows: Array) -> PyTree[Array]:
 class LaplaceCovariance(eqx.Module):
     """The posterior adapter of the variational methods: P at the analysis, as a lazy operator.
 
-    `n_samples` is used only where neither normal matrix is small enough to factorise, by `std()`.
+    `n_samples` is used only by `std()`, where neither normal matrix is small enough to factorise, or where the smaller
+    one is that of the observations and B has no variances at this size.
     """
 
     n_samples: int = eqx.field(static=True, default=200)
