@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from vardax.dynamics.rollout import rollout
-from vardax.dynamics.runge_kutta import rk4
+from vardax.dynamics.runge_kutta import beyond_limit, rk4
 from vardax.dynamics.stepping import checked_count, checked_dt, in_state_dtype
 from vardax.types import concrete_values, float_array
 
@@ -93,7 +93,7 @@ class Lorenz63(eqx.Module):
             return
         sigma, rho, beta, step = (float(value) for value in values if value is not None)
         limit = largest_stable_dt(sigma, rho, beta)
-        if abs(step) > limit:
+        if beyond_limit(step, limit):
             raise ValueError(
                 f"Lorenz63: `dt` is {step:g}, beyond the stability limit {limit:.3g} of the Runge-Kutta scheme for "
                 f"sigma {sigma:g}, rho {rho:g}, beta {beta:.3g}; take a shorter `dt` and more steps (`n_substeps`)."

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray
 
 from vardax.dynamics.rollout import rollout
-from vardax.dynamics.runge_kutta import rk4
+from vardax.dynamics.runge_kutta import beyond_limit, rk4
 from vardax.dynamics.stepping import checked_count, checked_dt, in_state_dtype
 from vardax.types import concrete_values, float_array
 
@@ -115,7 +115,7 @@ class Lorenz96(eqx.Module):
         if forcing is None or step is None:
             return
         limit = largest_stable_dt(float(abs(forcing).max()))
-        if abs(float(step)) > limit:
+        if beyond_limit(float(step), limit):
             raise ValueError(
                 f"Lorenz96: `dt` is {float(step):g}, beyond the stability limit {limit:.3g} of the Runge-Kutta scheme "
                 f"for forcing {float(abs(forcing).max()):g}; take a shorter `dt` and more steps (`n_substeps`)."

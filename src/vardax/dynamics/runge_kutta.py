@@ -20,10 +20,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-__all__ = ["LIMIT_IMAGINARY", "LIMIT_REAL", "explicit_step", "rk4", "rk4_looped"]
+__all__ = ["LIMIT_IMAGINARY", "LIMIT_REAL", "beyond_limit", "explicit_step", "rk4", "rk4_looped"]
 
 LIMIT_REAL = 2.785
 LIMIT_IMAGINARY = 2.828
+
+
+def beyond_limit(dt: float, limit: float) -> bool:
+    """Whether |dt| is longer than the stability `limit`, or either is not a number.
+
+    Equal means equal in float32: a model keeps its parameters in that precision, and its own limit moves with them.
+
+    >>> beyond_limit(0.1 + 1e-9, 0.1), beyond_limit(0.1001, 0.1), beyond_limit(float("nan"), 0.1)
+    (False, True, True)
+    """
+    return not abs(dt) <= limit * (1.0 + 4.0 * float(np.finfo(np.float32).eps))
 
 
 def rk4(tendency: Callable[[Any], Any], state: PyTree[Array], dt: Any) -> PyTree[Array]:

@@ -21,7 +21,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from vardax.dynamics.lorenz96 import advection
 from vardax.dynamics.lorenz96 import largest_stable_dt as largest_stable_dt_of_one_level
-from vardax.dynamics.runge_kutta import rk4
+from vardax.dynamics.runge_kutta import beyond_limit, rk4
 from vardax.dynamics.stepping import checked_count, checked_dt, in_state_dtype
 from vardax.types import concrete_values, float_array
 
@@ -129,7 +129,7 @@ class TwoLevelLorenz96(eqx.Module):
             return
         forcing, h, c, step = (float(value) for value in values if value is not None)
         limit = largest_stable_dt(forcing, h, c)
-        if abs(step) > limit:
+        if beyond_limit(step, limit):
             raise ValueError(
                 f"TwoLevelLorenz96: `dt` is {step:g}, beyond the stability limit {limit:.3g} of the Runge-Kutta scheme "
                 f"for forcing {forcing:g}, h {h:g}, c {c:g}; take a shorter `dt` and more steps (`n_substeps`)."
