@@ -567,11 +567,26 @@ class Status(enum.IntEnum):
 
 
 class CostTerms(eqx.Module):
-    """The terms of J at one iterate: background, observations by instrument, model error."""
+    """The terms of J at one iterate: background, observations by instrument, model error, what is estimated jointly
+    with the state, and further terms. Those that a problem does not have are zero."""
 
     J_b: Float[Array, "..."]
     J_o_by_instrument: Float[Array, "... instruments"]
     J_q: Float[Array, "..."]
+    J_theta: Float[Array, "..."]
+    J_c: Float[Array, "..."]
+
+    def __init__(
+        self,
+        J_b: Float[Array, "..."],
+        J_o_by_instrument: Float[Array, "... instruments"],
+        J_q: Float[Array, "..."],
+        J_theta: Float[Array, "..."] | None = None,
+        J_c: Float[Array, "..."] | None = None,
+    ):
+        self.J_b, self.J_o_by_instrument, self.J_q = J_b, J_o_by_instrument, J_q
+        self.J_theta = jnp.zeros_like(J_b) if J_theta is None else J_theta
+        self.J_c = jnp.zeros_like(J_b) if J_c is None else J_c
 
     @property
     def J_o(self) -> Float[Array, "..."]:
@@ -579,7 +594,7 @@ class CostTerms(eqx.Module):
 
     @property
     def total(self) -> Float[Array, "..."]:
-        return self.J_b + self.J_o + self.J_q
+        return self.J_b + self.J_o + self.J_q + self.J_theta + self.J_c
 
 
 class CostSummary(eqx.Module):
@@ -590,23 +605,45 @@ class CostSummary(eqx.Module):
 
 
 class History(eqx.Module):
-    """J and its gradient norm at each iteration, in arrays of fixed length that are NaN after the last iteration."""
+    """The terms of J and its gradient norm at each iteration, in arrays of fixed length that are NaN after the last
+    iteration."""
 
     J_b: Float[Array, "... steps"]
     J_o: Float[Array, "... steps instruments"]
     J_q: Float[Array, "... steps"]
     gradient_norm: Float[Array, "... steps"]
+    J_theta: Float[Array, "... steps"]
+    J_c: Float[Array, "... steps"]
+
+    def __init__(
+        self,
+        J_b: Float[Array, "... steps"],
+        J_o: Float[Array, "... steps instruments"],
+        J_q: Float[Array, "... steps"],
+        gradient_norm: Float[Array, "... steps"],
+        J_theta: Float[Array, "... steps"] | None = None,
+        J_c: Float[Array, "... steps"] | None = None,
+    ):
+        self.J_b, self.J_o, self.J_q, self.gradient_norm = J_b, J_o, J_q, gradient_norm
+        self.J_theta = jnp.zeros_like(J_b) if J_theta is None else J_theta
+        self.J_c = jnp.zeros_like(J_b) if J_c is None else J_c
+
+    @classmethod
+    def of(cls, terms: CostTerms, gradient_norm: Float[Array, "... steps"]) -> "History":
+        """Iterations whose terms are stacked on the last axis but that of the instruments."""
+        return cls(terms.J_b, terms.J_o_by_instrument, terms.J_q, gradient_norm, terms.J_theta, terms.J_c)
 
     @property
     def total(self) -> Float[Array, "... steps"]:
-        return self.J_b + jnp.sum(self.J_o, axis=-1) + self.J_q
+        return self.J_b + jnp.sum(self.J_o, axis=-1) + self.J_q + self.J_theta + self.J_c
 
 
 class Analysis(eqx.Module):
     """What a method found.
 
-    `state` is the analysis, `trajectory` its evolution over the window (4D methods), `control` the control vector chi
-    at the analysis (hand it on as `warm_start`). `converged` means that the gradient norm in control space is at most
+    `state` is the analysis: the state, or a tuple of it and what is estimated besides (model errors, joint control).
+    `trajectory` is its evolution over the window (4D methods), `control` the control vector chi at the analysis (hand
+    it on as `warm_start`). `converged` means that the gradient norm in control space is at most
     `tol * max(1, its value at the background)`; `status` says why the iteration stopped. `memory` says what the
     differentiated model run keeps (4D methods). `krylov` is the Lanczos record of the last Hessian (incremental
     method).

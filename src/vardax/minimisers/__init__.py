@@ -22,6 +22,7 @@ from vardax.minimisers.gauss_newton import (
     LanczosCG,
     Simplification,
 )
+from vardax.minimisers.joint_window import JointWindow
 from vardax.minimisers.krylov import solve_blue
 from vardax.minimisers.krylov_result import KrylovResult
 from vardax.minimisers.lanczos import AbstractVectors, ControlVectors, ImageVectors, KrylovRecord, RitzPairs
@@ -60,6 +61,7 @@ __all__ = [
     "ImageVectors",
     "IncrementalConfig",
     "InnerWindow",
+    "JointWindow",
     "KrylovRecord",
     "KrylovResult",
     "LanczosCG",

@@ -11,6 +11,7 @@ The look costs one more run of the model for each evaluation, without derivative
 solution alone and does without.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -30,18 +31,21 @@ class GuardedProblem(eqx.Module):
 
     problem: Any
 
-    def residual_and_terms(self, control: PyTree[Array]) -> tuple[tuple[PyTree[Array], Array], CostTerms]:
+    def residual_and_terms(self, control: PyTree[Array]) -> tuple[tuple[PyTree[Array], PyTree[Array]], CostTerms]:
         """The least-squares residual (chi, r), and the terms of J."""
-        seen = stop_gradient(self.problem).residual_and_terms(stop_gradient(control))
-        total = seen[1].total
-        tame = total <= jnp.sqrt(jnp.finfo(total.dtype).max).astype(total.dtype)
-        harmless = jax.tree.map(lambda c: jnp.where(tame, c, jnp.zeros_like(c)), control)
-        live = self.problem.residual_and_terms(harmless)
-        return jax.tree.map(lambda value, fixed: jnp.where(tame, value, fixed), live, seen)
+        return self._guarded(lambda problem, chi: problem.residual_and_terms(chi), control, lambda seen: seen[1])
 
     def terms(self, control: PyTree[Array]) -> CostTerms:
-        """J_b, J_o by instrument, J_q."""
-        return self.residual_and_terms(control)[1]
+        """The terms of J."""
+        return self._guarded(lambda problem, chi: problem.terms(chi), control, lambda seen: seen)
+
+    def _guarded(self, fn: Callable, control: PyTree[Array], terms_of: Callable) -> Any:
+        seen = fn(stop_gradient(self.problem), stop_gradient(control))
+        total = terms_of(seen).total
+        tame = total <= jnp.sqrt(jnp.finfo(total.dtype).max).astype(total.dtype)
+        harmless = jax.tree.map(lambda c: jnp.where(tame, c, jnp.zeros_like(c)), control)
+        live = fn(self.problem, harmless)
+        return jax.tree.map(lambda value, fixed: jnp.where(tame, value, fixed), live, seen)
 
 
 def guarded_for(adjoint: optx.AbstractAdjoint, problem: Any) -> Any:

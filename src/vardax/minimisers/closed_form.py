@@ -40,7 +40,7 @@ COLUMN_BLOCK = 128
 
 def _sizes(problem: ControlSpaceProblem) -> tuple[int, int]:
     n_control = sum(leaf.size for leaf in jax.tree.leaves(problem.half.in_structure()))
-    return n_control, problem.observed.value.size
+    return n_control, sum(leaf.size for leaf in jax.tree.leaves(problem.residual_structure()))
 
 
 def is_dense_case(problem: ControlSpaceProblem) -> bool:
@@ -67,17 +67,17 @@ class NormalFactor(eqx.Module):
     def solve(self, v: PyTree[Array]) -> PyTree[Array]:
         """(I + GᵀG)^{-1} v; in observation space v - Gᵀ (I + GGᵀ)^{-1} G v."""
         if self.in_control_space:
-            flat, unravel = ravel_pytree(v)
-            return unravel(self._solve_small(flat))
+            return self._solve_small(v)
         predicted = self.G(v)
         return jax.tree.map(jnp.subtract, v, self.GT(self._solve_small(predicted)))
 
-    def increment(self, d: Array) -> PyTree[Array]:
+    def increment(self, d: PyTree[Array]) -> PyTree[Array]:
         """chi* = (I + GᵀG)^{-1} Gᵀ d = Gᵀ (I + GGᵀ)^{-1} d."""
         return self.solve(self.GT(d)) if self.in_control_space else self.GT(self._solve_small(d))
 
-    def _solve_small(self, v: Array) -> Array:
-        return jax.scipy.linalg.cho_solve((self.cholesky, True), v.ravel()).reshape(v.shape)
+    def _solve_small(self, v: PyTree[Array]) -> PyTree[Array]:
+        flat, unravel = ravel_pytree(v)
+        return unravel(jax.scipy.linalg.cho_solve((self.cholesky, True), flat))
 
 
 def in_control_space(problem: ControlSpaceProblem) -> bool:
@@ -89,12 +89,12 @@ def in_control_space(problem: ControlSpaceProblem) -> bool:
 def factorise(problem: ControlSpaceProblem, G: Callable, GT: Callable) -> NormalFactor:
     """Build and factorise the smaller of the two normal matrices."""
     n_control, n_obs = _sizes(problem)
-    zero, unravel = ravel_pytree(problem.zero_control())
-    shape, dtype = problem.observed.value.shape, problem.observed.value.dtype
     if in_control_space(problem):
+        zero, unravel = ravel_pytree(problem.zero_control())
         normal = _matrix_of(lambda e: ravel_pytree(GT(G(unravel(e))))[0], n_control, zero.dtype)
     else:
-        normal = _matrix_of(lambda e: G(GT(e.reshape(shape))).ravel(), n_obs, dtype)
+        zero, unravel = ravel_pytree(problem.zero_residual())
+        normal = _matrix_of(lambda e: ravel_pytree(G(GT(unravel(e))))[0], n_obs, zero.dtype)
     identity = jnp.eye(normal.shape[0], dtype=normal.dtype)
     symmetric = 0.5 * (normal + normal.T) + identity
     return NormalFactor(G, GT, jnp.linalg.cholesky(symmetric), in_control_space(problem))
@@ -105,7 +105,7 @@ def closed_form_analysis(problem: ControlSpaceProblem, tol: float) -> Analysis:
     zero = problem.zero_control()
     residual, G, GT = problem.linearise(zero)
     control = factorise(problem, G, GT).increment(residual)
-    gradient = jax.tree.map(jnp.subtract, control, GT(residual - G(control)))
+    gradient = jax.tree.map(jnp.subtract, control, GT(jax.tree.map(jnp.subtract, residual, G(control))))
     return direct_analysis(problem, control, tree_norm(gradient), tree_norm(GT(residual)), tol)
 
 
@@ -144,10 +144,5 @@ def direct_analysis(
 
 
 def _two_point_history(first: CostTerms, last: CostTerms, first_norm: Array, last_norm: Array) -> History:
-    pair = lambda a, b: jnp.stack([a, b])  # noqa: E731
-    return History(
-        pair(first.J_b, last.J_b),
-        pair(first.J_o_by_instrument, last.J_o_by_instrument),
-        pair(first.J_q, last.J_q),
-        pair(first_norm, last_norm),
-    )
+    pairs = lambda a, b: jnp.stack([a, b])  # noqa: E731
+    return History.of(jax.tree.map(pairs, first, last), pairs(first_norm, last_norm))

@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from vardax.minimisers.joint_window import JointWindow
 from vardax.minimisers.lanczos import (
     AbstractVectors,
     ControlVectors,
@@ -280,7 +281,7 @@ class GaussNewtonKrylov(optx.AbstractMinimiser):
         return decreased & jnp.isfinite(now) & jnp.isfinite(norm)
 
     def _inner_quadratic(
-        self, problem: ControlSpaceProblem, control: PyTree[Array], residual: Array
+        self, problem: ControlSpaceProblem, control: PyTree[Array], residual: PyTree[Array]
     ) -> tuple[PyTree[Array], Callable, Callable]:
         """(b, G, Gᵀ) of the simpler model, with the residual of the full one."""
         _, _, G, GT = _simplified(problem, self.config).linearise_with_terms(control)
@@ -336,18 +337,18 @@ def _chain(known: tuple[RitzPairs, ...]) -> tuple[Callable, Callable]:
 
 def _simplified(problem: ControlSpaceProblem, config: IncrementalConfig) -> ControlSpaceProblem:
     """The problem with the model of the increments."""
-    if not isinstance(problem.observe, Window):
+    maps = config.simplification
+    joint = isinstance(problem.observe, JointWindow)
+    window = problem.observe.window if joint else problem.observe
+    if not isinstance(window, Window):
         raise TypeError(
             "IncrementalConfig: `inner_forward` replaces the model of a window without model errors; use it in "
             "IncrementalFourDVar or StrongFourDVar."
         )
-    maps = (
-        (None, None)
-        if config.simplification is None
-        else (config.simplification.to_inner, config.simplification.to_state)
-    )
-    window = InnerWindow.of(problem.observe, config.inner_forward, *maps)
-    return eqx.tree_at(lambda p: p.observe, problem, window)
+    to_inner, to_state = (None, None) if maps is None else (maps.to_inner, maps.to_state)
+    inner = InnerWindow.of(window, config.inner_forward, to_inner, to_state)
+    observe = JointWindow(inner, problem.observe.joint) if joint else inner
+    return eqx.tree_at(lambda p: p.observe, problem, observe)
 
 
 def _vectors(

@@ -1,12 +1,13 @@
 """The control-space problem: what every iterative method minimises.
 
     chi -> z = T^{-1}(x_b) + B^{1/2} chi -> x = T(z) -> H(x) -> residual r = W (y - H(x)),   WᵀW = R^{-1} where observed
-    J(chi) = ½ ‖chi‖² + ½ ‖r(chi)‖²
+    J(chi) = ½ ‖chi‖² + ½ ‖r(chi)‖² + J_c(x)
 
 with the tangent-linear G = W H' dx/dchi, its adjoint Gᵀ, and the Gauss-Newton product v + GᵀG v. B^{-1} is never
 applied. `observe` is the map from a state to predicted observations, (E, *obs): `Snapshot` applies the operator at one
-time, `Window` runs the model first. `ControlSpaceProblem` is one sample; `BatchedProblem` has the same members with a
-leading sample axis.
+time, `Window` runs the model first. Further terms J_c (`penalties`, see `vardax.minimisers.penalties`) that have a
+residual make r the pair of both, (W (y - H(x)), residuals of the terms), and G its derivative. `ControlSpaceProblem` is
+one sample; `BatchedProblem` has the same members with a leading sample axis.
 """
 
 import functools
@@ -23,6 +24,7 @@ from vardax.covariances.functions import diagonal
 from vardax.dynamics.rollout import rollout, rollout_memory
 from vardax.minimisers.moments import AbstractTimeInterpolation, LinearInTime
 from vardax.minimisers.observed import ObservedEntries, ObservedSamples, place
+from vardax.minimisers.penalties import penalty_costs, penalty_residual
 from vardax.minimisers.projection import shortest_control
 from vardax.minimisers.transforms import from_control, to_control
 from vardax.types import CostTerms
@@ -35,6 +37,7 @@ __all__ = [
     "WeakWindow",
     "Window",
     "cast_like",
+    "on_windows",
     "starting",
     "tree_dot",
     "tree_norm",
@@ -44,7 +47,10 @@ __all__ = [
 def tree_dot(a: PyTree[Array], b: PyTree[Array]) -> Float[Array, ""]:
     """⟨a, b⟩ over all leaves; 0 where there are none."""
     products = jax.tree.leaves(jax.tree.map(lambda u, v: jnp.sum(u * v), a, b))
-    return functools.reduce(jnp.add, products) if products else jnp.zeros(())
+    if not products:
+        return jnp.zeros(())
+    dtype = jnp.result_type(*products)
+    return functools.reduce(jnp.add, [product.astype(dtype) for product in products])
 
 
 def tree_norm(a: PyTree[Array]) -> Float[Array, ""]:
@@ -61,7 +67,11 @@ def _negated(tangent: Callable, point: PyTree[Array]) -> tuple[Callable, Callabl
     """(-T, -Tᵀ) of a linear map: the derivative of a prediction from that of y less the prediction."""
     transposed = jax.linear_transpose(tangent, point)
     negative = lambda tree: jax.tree.map(jnp.negative, tree)  # noqa: E731
-    return lambda v: -tangent(v), lambda w: negative(transposed(w)[0])
+    return lambda v: negative(tangent(v)), lambda w: negative(transposed(w)[0])
+
+
+def _zeros(structure: PyTree[jax.ShapeDtypeStruct]) -> PyTree[Array]:
+    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), structure)
 
 
 class Snapshot(eqx.Module):
@@ -69,9 +79,9 @@ class Snapshot(eqx.Module):
 
     obs_op: Any
 
-    def split(self, control: PyTree[Array]) -> tuple[PyTree[Array], PyTree[Array]]:
-        """The parts of a control that J_b and J_q measure: there is no model error."""
-        return control, ()
+    def split(self, control: PyTree[Array]) -> tuple[PyTree[Array], PyTree[Array], PyTree[Array]]:
+        """The parts of a control that J_b, J_q and J_theta measure: there is only a state."""
+        return control, (), ()
 
     def trajectory(self, state: PyTree[Array]) -> None:
         """A single time has no trajectory."""
@@ -84,6 +94,10 @@ class Snapshot(eqx.Module):
     def place(self, samples: ObservedSamples) -> ObservedSamples:
         """Observations of one time have their place."""
         return samples
+
+    def run(self, state: PyTree[Array], observed: ObservedEntries) -> tuple[PyTree[Array], Array]:
+        """What further terms of the cost see, and the predicted observations."""
+        return state, self(state, observed)
 
     def __call__(self, state: PyTree[Array], observed: ObservedEntries) -> Array:
         return observed.bound(self.obs_op)(state)[None]
@@ -116,9 +130,9 @@ class Window(eqx.Module):
             return samples
         return place(samples, self.forward.dt * self.n_substeps, self.n_steps, self.between)
 
-    def split(self, control: PyTree[Array]) -> tuple[PyTree[Array], PyTree[Array]]:
-        """The parts of a control that J_b and J_q measure: the model has no error."""
-        return control, ()
+    def split(self, control: PyTree[Array]) -> tuple[PyTree[Array], PyTree[Array], PyTree[Array]]:
+        """The parts of a control that J_b, J_q and J_theta measure: there is only a state."""
+        return control, (), ()
 
     def trajectory(self, state: PyTree[Array], increments: PyTree[Array] | None = None) -> PyTree[Array]:
         """x_0 ... x_T, stacked on a leading axis; `increments` are added at the end of each interval."""
@@ -142,8 +156,13 @@ class Window(eqx.Module):
         """The predicted observations of a trajectory that is at hand."""
         return observed.moments(observed.bound(self.obs_op), trajectory)
 
+    def run(self, state: PyTree[Array], observed: ObservedEntries) -> tuple[PyTree[Array], Array]:
+        """The trajectory, and the predicted observations along it."""
+        trajectory = self.trajectory(state)
+        return trajectory, self.along(trajectory, observed)
+
     def __call__(self, state: PyTree[Array], observed: ObservedEntries) -> Array:
-        return self.along(self.trajectory(state), observed)
+        return self.run(state, observed)[1]
 
 
 class WeakWindow(eqx.Module):
@@ -151,9 +170,9 @@ class WeakWindow(eqx.Module):
 
     window: Window
 
-    def split(self, control: tuple[PyTree[Array], PyTree[Array]]) -> tuple[PyTree[Array], PyTree[Array]]:
-        """The parts of a control that J_b and J_q measure."""
-        return control
+    def split(self, control: tuple[PyTree[Array], PyTree[Array]]) -> tuple[PyTree[Array], PyTree[Array], PyTree[Array]]:
+        """The parts of a control that J_b, J_q and J_theta measure."""
+        return (*control, ())
 
     def trajectory(self, state: tuple[PyTree[Array], PyTree[Array]]) -> PyTree[Array]:
         """x_0 ... x_T, stacked on a leading axis."""
@@ -167,8 +186,13 @@ class WeakWindow(eqx.Module):
         """Scattered points get their place between the entries of the trajectory."""
         return self.window.place(samples)
 
+    def run(self, state: tuple[PyTree[Array], PyTree[Array]], observed: ObservedEntries) -> tuple[PyTree[Array], Array]:
+        """The trajectory, and the predicted observations along it."""
+        trajectory = self.trajectory(state)
+        return trajectory, self.window.along(trajectory, observed)
+
     def __call__(self, state: tuple[PyTree[Array], PyTree[Array]], observed: ObservedEntries) -> Array:
-        return self.window.along(self.trajectory(state), observed)
+        return self.run(state, observed)[1]
 
 
 class InnerWindow(eqx.Module):
@@ -182,21 +206,31 @@ class InnerWindow(eqx.Module):
     def of(cls, window: Window, forward: Any, to_inner: Callable | None, to_state: Callable | None) -> "InnerWindow":
         return cls(eqx.tree_at(lambda w: w.forward, window, forward), to_inner, to_state)
 
-    def split(self, control: PyTree[Array]) -> tuple[PyTree[Array], PyTree[Array]]:
-        """The parts of a control that J_b and J_q measure."""
+    def split(self, control: PyTree[Array]) -> tuple[PyTree[Array], PyTree[Array], PyTree[Array]]:
+        """The parts of a control that J_b, J_q and J_theta measure."""
         return self.window.split(control)
 
-    def __call__(self, state: PyTree[Array], observed: ObservedEntries) -> Array:
+    def run(self, state: PyTree[Array], observed: ObservedEntries) -> tuple[PyTree[Array], Array]:
+        """The trajectory of the simpler model as states of the full one, and the predicted observations along it."""
         inner = self.window.trajectory(state if self.to_inner is None else self.to_inner(state))
-        return self.window.along(inner if self.to_state is None else jax.vmap(self.to_state)(inner), observed)
+        trajectory = inner if self.to_state is None else jax.vmap(self.to_state)(inner)
+        return trajectory, self.window.along(trajectory, observed)
+
+    def __call__(self, state: PyTree[Array], observed: ObservedEntries) -> Array:
+        return self.run(state, observed)[1]
+
+
+def on_windows(change: Callable[[Window], Window], observe: Any) -> Any:
+    """The map to observations with every window in it changed."""
+    is_window = lambda part: isinstance(part, Window)  # noqa: E731
+    return jax.tree.map(lambda part: change(part) if is_window(part) else part, observe, is_leaf=is_window)
 
 
 def starting(observe: Any, start: Array | None) -> Any:
     """The map to observations with every window in it starting at the model time `start`."""
     if start is None:
         return observe
-    at_start = lambda part: eqx.tree_at(lambda w: w.t0, part, start) if isinstance(part, Window) else part  # noqa: E731
-    return jax.tree.map(at_start, observe, is_leaf=lambda part: isinstance(part, Window))
+    return on_windows(lambda window: eqx.tree_at(lambda w: w.t0, window, start), observe)
 
 
 class ControlSpaceProblem(eqx.Module):
@@ -206,12 +240,23 @@ class ControlSpaceProblem(eqx.Module):
     observed: ObservedEntries
     covariance: lx.AbstractLinearOperator
     half: lx.AbstractLinearOperator
-    observe: Callable
+    observe: Any
     transform: PyTree
+    penalties: tuple = ()
 
     def zero_control(self) -> PyTree[Array]:
         """chi = 0, the background."""
-        return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), self.half.in_structure())
+        return _zeros(self.half.in_structure())
+
+    def residual_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
+        """What r looks like, found without computing it."""
+        if not self.penalties:
+            return jax.ShapeDtypeStruct(self.observed.value.shape, self.observed.value.dtype)
+        return jax.eval_shape(self.residual, self.zero_control())
+
+    def zero_residual(self) -> PyTree[Array]:
+        """r = 0."""
+        return _zeros(self.residual_structure())
 
     def _untransformed(self, control: PyTree[Array]) -> PyTree[Array]:
         """z = T^{-1}(x_b) + B^{1/2} chi, in the dtype of the background."""
@@ -234,26 +279,42 @@ class ControlSpaceProblem(eqx.Module):
         """H(x(chi)), shape (E, *obs)."""
         return self.observe(self.control_to_state(control), self.observed)
 
-    def residual(self, control: PyTree[Array]) -> Array:
-        """r = W (y - H(x(chi))), zero where nothing was observed."""
-        return self.observed.whiten(self.observed.innovation(self.predicted(control)))
+    def residual(self, control: PyTree[Array]) -> PyTree[Array]:
+        """r = W (y - H(x(chi))), zero where nothing was observed; with further terms, the pair of it and theirs."""
+        return self._residual_and_innovation(control)[0]
 
-    def residual_and_terms(self, control: PyTree[Array]) -> tuple[tuple[PyTree[Array], Array], CostTerms]:
+    def residual_and_terms(self, control: PyTree[Array]) -> tuple[tuple[PyTree[Array], PyTree[Array]], CostTerms]:
         """The least-squares residual (chi, r) with J = ½‖(chi, r)‖², and the terms of J."""
         residual, innovation = self._residual_and_innovation(control)
-        return (control, residual), self._terms_at(control, innovation, residual)
+        return (control, residual), self._terms_of_residual(control, innovation, residual)
 
-    def _residual_and_innovation(self, control: PyTree[Array]) -> tuple[Array, Array]:
-        innovation = self.observed.innovation(self.predicted(control))
-        return self.observed.whiten(innovation), innovation
+    def _residual_and_innovation(self, control: PyTree[Array]) -> tuple[PyTree[Array], Array]:
+        return self._residual_of(self.control_to_state(control))
 
-    def _terms_at(self, control: PyTree[Array], innovation: Array, residual: Array) -> CostTerms:
-        background, error = (0.5 * tree_dot(part, part).astype(residual.dtype) for part in self.observe.split(control))
-        return CostTerms(background, self.observed.cost_by_instrument(innovation, residual), error)
+    def _residual_of(self, state: PyTree[Array]) -> tuple[PyTree[Array], Array]:
+        """r at a state, and y - H(x)."""
+        trajectory, predicted = self.observe.run(state, self.observed)
+        innovation = self.observed.innovation(predicted)
+        whitened = self.observed.whiten(innovation)
+        if not self.penalties:
+            return whitened, innovation
+        return (whitened, tuple(penalty_residual(p, trajectory) for p in self.penalties)), innovation
+
+    def _terms_of_residual(self, control: PyTree[Array], innovation: Array, residual: PyTree[Array]) -> CostTerms:
+        whitened, further = residual if self.penalties else (residual, ())
+        return self._terms_at(control, innovation, whitened, 0.5 * tree_dot(further, further))
+
+    def _terms_at(self, control: PyTree[Array], innovation: Array, whitened: Array, further: Array) -> CostTerms:
+        halves = (0.5 * tree_dot(part, part) for part in self.observe.split(control))
+        J_b, J_q, J_theta, J_c = (term.astype(whitened.dtype) for term in (*halves, further))
+        return CostTerms(J_b, self.observed.cost_by_instrument(innovation, whitened), J_q, J_theta, J_c)
 
     def terms(self, control: PyTree[Array]) -> CostTerms:
-        """J_b, J_o by instrument, J_q."""
-        return self.residual_and_terms(control)[1]
+        """The terms of J."""
+        trajectory, predicted = self.observe.run(self.control_to_state(control), self.observed)
+        innovation = self.observed.innovation(predicted)
+        further = penalty_costs(self.penalties, trajectory, self.observed)
+        return self._terms_at(control, innovation, self.observed.whiten(innovation), further)
 
     def cost(self, control: PyTree[Array]) -> Float[Array, ""]:
         """J(chi)."""
@@ -263,28 +324,23 @@ class ControlSpaceProblem(eqx.Module):
         """∇J = chi - Gᵀ r."""
         return jax.grad(self.cost)(control)
 
-    def linearise(self, control: PyTree[Array]) -> tuple[Array, Callable, Callable]:
+    def linearise(self, control: PyTree[Array]) -> tuple[PyTree[Array], Callable, Callable]:
         """(r, G, Gᵀ) at chi, linearised once: products with G and Gᵀ do not run the nonlinear model again.
 
-        G is the derivative of the whitened prediction W H(x(chi)), so r(chi + dchi) ≈ r - G dchi.
+        G is the derivative of -r, for observations that of the whitened prediction, so r(chi + dchi) ≈ r - G dchi.
         """
         residual, _, G, GT = self.linearise_with_terms(control)
         return residual, G, GT
 
-    def linearise_with_terms(self, control: PyTree[Array]) -> tuple[Array, CostTerms, Callable, Callable]:
+    def linearise_with_terms(self, control: PyTree[Array]) -> tuple[PyTree[Array], CostTerms, Callable, Callable]:
         """(r, the terms of J, G, Gᵀ) at chi, from one run of the model."""
         residual, tangent, innovation = jax.linearize(self._residual_and_innovation, control, has_aux=True)
-        return residual, self._terms_at(control, innovation, residual), *_negated(tangent, control)
+        return residual, self._terms_of_residual(control, innovation, residual), *_negated(tangent, control)
 
     def linearise_increment(self, control: PyTree[Array]) -> tuple[Callable, Callable]:
         """(F, Fᵀ) with G = F B^{1/2}: the same derivative with respect to z = T^{-1}(x_b) + B^{1/2} chi."""
         z = self._untransformed(control)
-
-        def residual(z: PyTree[Array]) -> Array:
-            predicted = self.observe(from_control(self.transform, z), self.observed)
-            return self.observed.whiten(self.observed.innovation(predicted))
-
-        return _negated(jax.linearize(residual, z)[1], z)
+        return _negated(jax.linearize(lambda z: self._residual_of(from_control(self.transform, z))[0], z)[1], z)
 
     def hessian_product(self, control: PyTree[Array], v: PyTree[Array]) -> PyTree[Array]:
         """Gauss-Newton: v + GᵀG v at chi."""
@@ -315,8 +371,9 @@ class BatchedProblem(eqx.Module):
     observed: ObservedEntries
     covariance: lx.AbstractLinearOperator
     half: lx.AbstractLinearOperator
-    observe: Callable
+    observe: Any
     transform: PyTree
+    penalties: tuple = ()
 
     @property
     def n_samples(self) -> int:
@@ -327,7 +384,7 @@ class BatchedProblem(eqx.Module):
 
         def one(background: PyTree, observed: ObservedEntries, arguments: tuple) -> Any:
             shared = (self.covariance, self.half, starting(self.observe, observed.start), self.transform)
-            return fn(ControlSpaceProblem(background, observed, *shared), *arguments)
+            return fn(ControlSpaceProblem(background, observed, *shared, self.penalties), *arguments)
 
         per_sample = (self.background, self.observed, arrays)
         if self.n_samples == 1:
@@ -344,7 +401,7 @@ class BatchedProblem(eqx.Module):
     def predicted(self, control: PyTree[Array]) -> Array:
         return self.map_samples(lambda problem, chi: problem.predicted(chi), control)
 
-    def residual(self, control: PyTree[Array]) -> Array:
+    def residual(self, control: PyTree[Array]) -> PyTree[Array]:
         return self.map_samples(lambda problem, chi: problem.residual(chi), control)
 
     def terms(self, control: PyTree[Array]) -> CostTerms:

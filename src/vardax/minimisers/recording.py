@@ -5,7 +5,7 @@ the wrapped solver, and beside it
 
 - keeps the iterate of smallest finite cost (of smallest gradient among costs equal up to rounding), and returns that
   one: a blow-up or a cost that rises is never returned;
-- writes J_b, J_o by instrument and the gradient norm of each step into arrays of fixed length;
+- writes the terms of J and the gradient norm of each step into arrays of fixed length;
 - stops when ‖∇J(chi)‖ <= tol · max(1, ‖∇J(x_b)‖). A solver that the user chose must also be content by its own rtol and
   atol, so the tighter of the two rules holds; the default solver has none of its own;
 - minimises `scale` times the cost where the wrapped solver is the default one (see `LimitedMemoryBFGS`);
@@ -87,7 +87,8 @@ def least_squares_residual(control: PyTree[Array], args: tuple) -> tuple[PyTree[
     """(chi, r) with J = ½‖(chi, r)‖², in the dtype of the control, with the terms of J."""
     problem, _ = args
     (chi, residual), terms = problem.residual_and_terms(control)
-    return (chi, residual.astype(jax.tree.leaves(control)[0].dtype)), terms
+    dtype = jax.tree.leaves(control)[0].dtype
+    return (chi, jax.tree.map(lambda r: r.astype(dtype), residual)), terms
 
 
 class RecordingSolver(optx.AbstractMinimiser):
@@ -149,7 +150,7 @@ class RecordingSolver(optx.AbstractMinimiser):
             idle=jnp.asarray(0),
             non_finite=jnp.asarray(False),
             exhausted=jnp.asarray(False),
-            history=History(blank(), blank(*aux_struct.J_o_by_instrument.shape), blank(), blank()),
+            history=History.of(jax.tree.map(lambda s: blank(*s.shape), aux_struct), blank()),
         )
 
     def step(self, fn, y, args, options, state: Record, tags):
@@ -222,9 +223,12 @@ def _improves(total: Array, norm: Array, state: Record) -> Bool[Array, ""]:
 
 
 def _write(history: History, step: Array, terms: CostTerms, norm: Array) -> History:
+    write = lambda rows, row: rows.at[step].set(row)  # noqa: E731
     return History(
-        history.J_b.at[step].set(terms.J_b),
-        history.J_o.at[step].set(terms.J_o_by_instrument),
-        history.J_q.at[step].set(terms.J_q),
-        history.gradient_norm.at[step].set(norm),
+        write(history.J_b, terms.J_b),
+        write(history.J_o, terms.J_o_by_instrument),
+        write(history.J_q, terms.J_q),
+        write(history.gradient_norm, norm),
+        write(history.J_theta, terms.J_theta),
+        write(history.J_c, terms.J_c),
     )

@@ -5,11 +5,17 @@ under a model), `IncrementalFourDVar` (the same by outer and inner loops, set by
 window under a model that errs). Each has
 `model(batch)`, `analyse`, `analyse_one`, `iterate`, `posterior`, `with_`, `as_analysis_step`. `AbstractAnalysisMethod`
 is what a method subclasses, `MethodAnalysisStep` a method as the update of a cycle.
+
+The methods of a window estimate more than a state with `joint=`: a `JointControl` of parameters, a `ForcingBias`, an
+`ObservationBias` or an `InstrumentBias`, or several. `terms=` adds further terms to the cost, such as `DigitalFilter`.
 """
 
 from vardax.minimisers.gauss_newton import IncrementalConfig
 from vardax.models.analysis_step import MethodAnalysisStep
+from vardax.models.biases import ForcingBias, InstrumentBias, ObservationBias
+from vardax.models.digital_filter import DigitalFilter
 from vardax.models.incremental_fourdvar import IncrementalFourDVar
+from vardax.models.joint_control import AbstractJointControl, JointControl
 from vardax.models.method import AbstractAnalysisMethod
 from vardax.models.optimal_interpolation import OptimalInterpolation
 from vardax.models.strong_fourdvar import StrongFourDVar
@@ -18,9 +24,15 @@ from vardax.models.weak_fourdvar import WeakFourDVar
 
 __all__ = [
     "AbstractAnalysisMethod",
+    "AbstractJointControl",
+    "DigitalFilter",
+    "ForcingBias",
     "IncrementalConfig",
     "IncrementalFourDVar",
+    "InstrumentBias",
+    "JointControl",
     "MethodAnalysisStep",
+    "ObservationBias",
     "OptimalInterpolation",
     "StrongFourDVar",
     "ThreeDVar",

@@ -31,9 +31,11 @@ __all__ = [
     "as_prior_covariance",
     "as_state",
     "assemble",
+    "cast_like_state",
     "check_background_values",
     "check_batch",
     "check_covariance",
+    "check_joint_values",
     "check_model_error_covariance",
     "check_moments",
     "check_options",
@@ -149,17 +151,30 @@ def check_positions(obs_op: Any, batch: Any, prior_cov_op: Any, owner: str) -> N
             obs_op.at(one)
 
 
-def check_background_values(mean: PyTree[Array], transform: PyTree, owner: str) -> None:
+def check_background_values(
+    mean: PyTree[Array], transform: PyTree, owner: str, name: str = "the background (`prior_mean`)"
+) -> None:
     """The background is complete: it has no missing or infinite entry, and lies in the range of the transform."""
     if bad := _count_non_finite(mean):
-        raise ValueError(f"{owner}: the background (`prior_mean`) has {bad} non-finite entries; it must be complete.")
+        raise ValueError(f"{owner}: {name} has {bad} non-finite entries; it must be complete.")
     if isinstance(transform, Identity) or any(concrete_values(leaf) is None for leaf in jax.tree.leaves(mean)):
         return
     if bad := _count_non_finite(to_control(transform, mean)):
         raise ValueError(
-            f"{owner}: {bad} entries of the background (`prior_mean`) are outside the range of `control_transform`; "
+            f"{owner}: {bad} entries of {name} are outside the range of `control_transform`; "
             "Exp and Softplus need a positive background."
         )
+
+
+def check_joint_values(joint: Any, owner: str) -> None:
+    """The prior mean of what is estimated jointly is complete too, and in the range of its transform."""
+    check_background_values(joint.mean, joint.control_transform, owner, "the `mean` of `joint`")
+
+
+def cast_like_state(theta: PyTree[Array], state: PyTree[Array]) -> PyTree[Array]:
+    """What is estimated jointly in the dtype of the state, so that it does not decide that of the analysis."""
+    dtype = jnp.result_type(*(leaf.dtype for leaf in jax.tree.leaves(state)))
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), theta)
 
 
 def _count_non_finite(tree: PyTree[Array]) -> int:
@@ -268,6 +283,7 @@ def assemble(
     obs_cov_op: lx.AbstractLinearOperator | None,
     observe: Any,
     transform: PyTree,
+    penalties: tuple,
     owner: str,
 ) -> BatchedProblem:
     """The control-space problem of these samples: B is halved and R is restricted here, once per analysis.
@@ -286,4 +302,5 @@ def assemble(
         half=half(prior_cov_op),
         observe=observe,
         transform=transform,
+        penalties=penalties,
     )

@@ -28,9 +28,11 @@ from vardax.dynamics.adjoint_memory import check_tangents, forward_memory
 from vardax.minimisers.gauss_newton import GaussNewtonKrylov, IncrementalConfig
 from vardax.minimisers.minimise import minimise
 from vardax.minimisers.moments import AbstractTimeInterpolation, LinearInTime, as_time_interpolation
+from vardax.minimisers.penalties import as_penalties
 from vardax.minimisers.problem import ControlSpaceProblem, Window
 from vardax.minimisers.transforms import Identity
 from vardax.models.boundary import as_obs_covariance, as_prior_covariance, as_state
+from vardax.models.joint_controls import as_joint_control
 from vardax.models.method import AbstractAnalysisMethod
 from vardax.types import Analysis
 
@@ -60,6 +62,8 @@ class IncrementalFourDVar(AbstractAnalysisMethod):
     time_interpolation: AbstractTimeInterpolation = eqx.field(
         default=LinearInTime(), converter=as_time_interpolation, kw_only=True
     )
+    joint: Any = eqx.field(default=None, converter=as_joint_control, kw_only=True)
+    terms: tuple = eqx.field(default=(), converter=as_penalties, kw_only=True)
     tol: float | None = eqx.field(static=True, default=None, kw_only=True)
     strict: bool = eqx.field(static=True, default=False, kw_only=True)
 

@@ -20,18 +20,22 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from vardax.covariances.block_diagonal import BlockDiagonalCovariance
+from vardax.minimisers.joint_window import JointWindow
 from vardax.minimisers.minimise import iterate
 from vardax.minimisers.observed import as_window, locate, read_samples
 from vardax.minimisers.point_counts import fill_up
 from vardax.minimisers.problem import BatchedProblem, ControlSpaceProblem
-from vardax.minimisers.transforms import Identity
+from vardax.minimisers.transforms import Identity, spread
 from vardax.models.analysis_step import MethodAnalysisStep
 from vardax.models.boundary import (
     as_state,
     assemble,
+    cast_like_state,
     check_background_values,
     check_batch,
     check_covariance,
+    check_joint_values,
     check_moments,
     check_options,
     check_positions,
@@ -52,7 +56,7 @@ MethodT = TypeVar("MethodT", bound="AbstractAnalysisMethod")
 
 
 class ControlPrior(NamedTuple):
-    """What is known before the observations: mean, covariance and control transform of all that is estimated."""
+    """What is known of one part of the control before the observations: mean, covariance and control transform."""
 
     mean: PyTree[Array]
     covariance: lx.AbstractLinearOperator
@@ -88,10 +92,10 @@ class AbstractAnalysisMethod(eqx.Module):
     def solve(self, problem: ControlSpaceProblem, start: PyTree[Array] | None) -> Analysis:
         """The analysis of one sample, from the control `start` (None: the background)."""
 
-    def control_prior(self, samples: Any) -> ControlPrior:
-        """The prior of the control: of the state, unless a method estimates more than a state."""
+    def control_prior(self, samples: Any) -> tuple[ControlPrior, ...]:
+        """The prior of the control, in parts: of the state, unless a method estimates more than a state."""
         transform = getattr(self, "control_transform", Identity())
-        return ControlPrior(self.prior_mean, self.prior_cov_op, transform)
+        return (ControlPrior(self.prior_mean, self.prior_cov_op, transform),)
 
     def problem(self, batch: Any) -> BatchedProblem:
         """The control-space problem of a batch: `cost`, `gradient`, `hessian_product`, ... for each sample."""
@@ -177,6 +181,8 @@ class AbstractAnalysisMethod(eqx.Module):
         batch = fill_up(batch, self.obs_op, self.obs_cov_op, type(self).__name__)
         check_positions(self.obs_op, batch, self.prior_cov_op, type(self).__name__)
         check_background_values(self.prior_mean, getattr(self, "control_transform", Identity()), type(self).__name__)
+        if (joint := getattr(self, "joint", None)) is not None:
+            check_joint_values(joint, type(self).__name__)
         if self.takes_window:
             check_times(batch, type(self).__name__)
             check_moments(batch, self, type(self).__name__)
@@ -215,7 +221,12 @@ def _pose(method: AbstractAnalysisMethod, batch: Any) -> BatchedProblem:
     samples = locate(samples, method.obs_op)
     observe = method.observe(samples)
     samples = observe.place(samples)
-    prior = method.control_prior(samples)
+    parts, joint = method.control_prior(samples), getattr(method, "joint", None)
+    if joint is not None:
+        mean = cast_like_state(joint.mean, method.prior_mean)
+        parts = (*parts, ControlPrior(mean, joint.cov_op, joint.control_transform))
+        observe = JointWindow(observe, joint)
+    prior = _joined(parts)
     return assemble(
         samples,
         mean=prior.mean,
@@ -223,8 +234,18 @@ def _pose(method: AbstractAnalysisMethod, batch: Any) -> BatchedProblem:
         obs_cov_op=method.obs_cov_op,
         observe=observe,
         transform=prior.transform,
+        penalties=getattr(method, "terms", ()),
         owner=owner,
     )
+
+
+def _joined(parts: tuple[ControlPrior, ...]) -> ControlPrior:
+    """Independent parts as one: what is estimated is their tuple, or the only one."""
+    if len(parts) == 1:
+        return parts[0]
+    means, covariances, transforms = zip(*parts, strict=True)
+    spread_out = (spread(t, cov.out_structure()) for t, cov in zip(transforms, covariances, strict=True))
+    return ControlPrior(means, BlockDiagonalCovariance(covariances), tuple(spread_out))
 
 
 _problem = eqx.filter_jit(_pose)
@@ -249,9 +270,12 @@ def _problem_and_start(
 
 
 def _completed(state: PyTree[Array], background: PyTree[Array], method: AbstractAnalysisMethod) -> PyTree[Array]:
-    """A first guess of the state alone, with the background of what else a method estimates."""
+    """A first guess of the state alone, or of the first parts, with the background of what else a method estimates."""
+    if not isinstance(background, tuple):
+        return state
     alone = jax.tree.structure(state) == jax.tree.structure(method.prior_cov_op.out_structure())
-    return (state, *background[1:]) if alone and isinstance(background, tuple) else state
+    parts = (state,) if alone else tuple(state) if isinstance(state, tuple) else None
+    return state if parts is None else (*parts, *background[len(parts) :])
 
 
 @eqx.filter_jit

@@ -21,6 +21,7 @@ import optimistix as optx
 from jaxtyping import Array, PyTree
 
 from vardax.minimisers.minimise import minimise
+from vardax.minimisers.penalties import as_penalties
 from vardax.minimisers.problem import ControlSpaceProblem, Snapshot
 from vardax.minimisers.transforms import Identity
 from vardax.models.boundary import as_adjoint, as_minimiser, as_obs_covariance, as_prior_covariance, as_state
@@ -52,6 +53,7 @@ class ThreeDVar(AbstractAnalysisMethod):
     minimiser: Any = eqx.field(default=None, converter=as_minimiser)
     minimiser_adjoint: optx.AbstractAdjoint = eqx.field(default=optx.ImplicitAdjoint(), converter=as_adjoint)
     control_transform: PyTree = eqx.field(default=Identity(), kw_only=True)
+    terms: tuple = eqx.field(default=(), converter=as_penalties, kw_only=True)
     tol: float | None = eqx.field(static=True, default=None, kw_only=True)
     max_steps: int = eqx.field(static=True, default=500, kw_only=True)
     strict: bool = eqx.field(static=True, default=False, kw_only=True)

@@ -23,14 +23,14 @@ import lineax as lx
 import optimistix as optx
 from jaxtyping import Array, PyTree
 
-from vardax.covariances.block_diagonal import BlockDiagonalCovariance
 from vardax.covariances.repeated import RepeatedCovariance
 from vardax.dynamics.adjoint_memory import check_reverse, check_tangents, forward_memory
 from vardax.minimisers.gauss_newton import GaussNewtonKrylov
 from vardax.minimisers.minimise import minimise
 from vardax.minimisers.moments import AbstractTimeInterpolation, LinearInTime, as_time_interpolation
+from vardax.minimisers.penalties import as_penalties
 from vardax.minimisers.problem import ControlSpaceProblem, WeakWindow, Window
-from vardax.minimisers.transforms import Identity, spread
+from vardax.minimisers.transforms import Identity
 from vardax.models.boundary import (
     as_adjoint,
     as_minimiser,
@@ -40,6 +40,7 @@ from vardax.models.boundary import (
     as_state,
     check_model_error_covariance,
 )
+from vardax.models.joint_controls import as_joint_control
 from vardax.models.method import AbstractAnalysisMethod, ControlPrior
 from vardax.types import Analysis
 
@@ -72,6 +73,8 @@ class WeakFourDVar(AbstractAnalysisMethod):
     time_interpolation: AbstractTimeInterpolation = eqx.field(
         default=LinearInTime(), converter=as_time_interpolation, kw_only=True
     )
+    joint: Any = eqx.field(default=None, converter=as_joint_control, kw_only=True)
+    terms: tuple = eqx.field(default=(), converter=as_penalties, kw_only=True)
     tol: float | None = eqx.field(static=True, default=None, kw_only=True)
     max_steps: int = eqx.field(static=True, default=500, kw_only=True)
     strict: bool = eqx.field(static=True, default=False, kw_only=True)
@@ -85,16 +88,13 @@ class WeakFourDVar(AbstractAnalysisMethod):
     def observe(self, samples: Any) -> WeakWindow:
         return WeakWindow(Window.of(self, samples))
 
-    def control_prior(self, samples: Any) -> ControlPrior:
+    def control_prior(self, samples: Any) -> tuple[ControlPrior, ...]:
         n_steps, structure = samples.n_steps(self.n_steps, "WeakFourDVar"), self.prior_cov_op.out_structure()
         Q = check_model_error_covariance(self.model_err_cov_op, structure, n_steps, "WeakFourDVar")
         Q = RepeatedCovariance(Q, n_steps) if Q.out_structure() == structure else Q
         no_error = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), Q.out_structure())
-        return ControlPrior(
-            (self.prior_mean, no_error),
-            BlockDiagonalCovariance((self.prior_cov_op, Q)),
-            (spread(self.control_transform, structure), spread(Identity(), structure)),
-        )
+        state = ControlPrior(self.prior_mean, self.prior_cov_op, self.control_transform)
+        return state, ControlPrior(no_error, Q, Identity())
 
     def solve(self, problem: ControlSpaceProblem, start: PyTree[Array] | None) -> Analysis:
         return minimise(

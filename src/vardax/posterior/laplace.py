@@ -149,8 +149,8 @@ class _SampleView(eqx.Module):
         for_control, for_residual = jax.random.split(key)
         flat, unravel = ravel_pytree(self.control)
         prior = unravel(jax.random.normal(for_control, flat.shape, flat.dtype))
-        value = self.problem.observed.value
-        noise = jax.random.normal(for_residual, value.shape, value.dtype)
+        residual, as_residual = ravel_pytree(self.problem.zero_residual())
+        noise = as_residual(jax.random.normal(for_residual, residual.shape, residual.dtype))
         return self.normal.solve(jax.tree.map(jnp.add, prior, self.GT(noise)))
 
     def exact_diagonal(self, normal: NormalFactor) -> PyTree[Array]:
@@ -159,12 +159,12 @@ class _SampleView(eqx.Module):
         Control space: the squares of S C^{-T} e_i, added. Observation space: diag(S Sᵀ) less those of S Gᵀ C^{-T} e_i.
         """
         size = normal.cholesky.shape[0]
-        flat, unravel = ravel_pytree(self.control)
-        shape = self.problem.observed.value.shape
+        _, unravel = ravel_pytree(self.control)
+        _, as_residual = ravel_pytree(self.problem.zero_residual())
 
         def column(unit: Array) -> PyTree[Array]:
             solved = jax.scipy.linalg.solve_triangular(normal.cholesky, unit, lower=True, trans=1)
-            control = unravel(solved) if normal.in_control_space else self.GT(solved.reshape(shape))
+            control = unravel(solved) if normal.in_control_space else self.GT(as_residual(solved))
             return jax.tree.map(jnp.square, self.S(control))
 
         units = jnp.eye(size, dtype=normal.cholesky.dtype)

@@ -1,0 +1,73 @@
+"""A window whose model, observation operator or predictions depend on what is estimated with the state.
+
+    (x_0, theta)  or  (x_0, eta, theta)   ->   x_t = M_theta,t(x_{t-1}) (+ eta_t)   ->   y_t = H_theta(x_t) + b_theta
+
+`joint` is the joint control (`vardax.models.joint_control`): it changes the parts of the window that lies inside, a
+`Window`, a `WeakWindow`, or the `InnerWindow` of a simpler model, once per run and within what is differentiated.
+"""
+
+from typing import Any
+
+import equinox as eqx
+from jaxtyping import Array, PyTree
+
+from vardax.minimisers.observed import ObservedEntries, ObservedSamples
+from vardax.minimisers.problem import Window, on_windows
+
+__all__ = ["JointWindow"]
+
+
+class JointWindow(eqx.Module):
+    """The window inside, as theta makes it. A state is the tuple of what the window inside takes, then theta."""
+
+    window: Any
+    joint: Any
+
+    def split(self, control: tuple) -> tuple[PyTree[Array], PyTree[Array], PyTree[Array]]:
+        """The parts of a control that J_b, J_q and J_theta measure."""
+        background, error, _ = self.window.split(_inside(control))
+        return background, error, control[-1]
+
+    def trajectory(self, state: tuple) -> PyTree[Array]:
+        """x_0 ... x_T, stacked on a leading axis."""
+        return self._given(state[-1]).trajectory(_inside(state))
+
+    def memory(self, state: tuple) -> str:
+        """In words, what the differentiated model run keeps."""
+        return self._given(state[-1]).memory(_inside(state))
+
+    def place(self, samples: ObservedSamples) -> ObservedSamples:
+        """Scattered points get their place between the entries of the trajectory."""
+        return self.window.place(samples)
+
+    def run(self, state: tuple, observed: ObservedEntries) -> tuple[PyTree[Array], Array]:
+        """The trajectory, and the predicted observations along it."""
+        theta = state[-1]
+        if observed.operator is not None:
+            operator = self.joint.operator(observed.operator, theta)
+            observed = eqx.tree_at(lambda o: o.operator, observed, operator)
+        trajectory, predicted = self._given(theta).run(_inside(state), observed)
+        predicted = self.joint.prediction(predicted, observed, theta)
+        if predicted.shape != observed.value.shape:
+            raise ValueError(
+                f"`joint`: the predicted observations have shape {predicted.shape}, expected {observed.value.shape}, "
+                "that of the observations; the operator that theta makes predicts what `obs_op` does."
+            )
+        return trajectory, predicted
+
+    def __call__(self, state: tuple, observed: ObservedEntries) -> Array:
+        return self.run(state, observed)[1]
+
+    def _given(self, theta: PyTree[Array]) -> Any:
+        """The window inside with the model and the operator of theta."""
+
+        def changed(window: Window) -> Window:
+            parts = (self.joint.model(window.forward, theta), self.joint.operator(window.obs_op, theta))
+            return eqx.tree_at(lambda w: (w.forward, w.obs_op), window, parts)
+
+        return on_windows(changed, self.window)
+
+
+def _inside(parts: tuple) -> PyTree[Array]:
+    """What the window inside takes: x_0, or (x_0, eta)."""
+    return parts[0] if len(parts) == 2 else parts[:-1]
