@@ -116,9 +116,6 @@ TO_COME = {
         incremental_outer variational_cost_latent obs_misfit_latent_seq latent_incremental_cost identity_latent_map
         decode_jacobian WeakConstraintCost IncrementalCost FourDVarNetCost
     """,
-    "covariances": """
-        nmc_covariance fit_matern
-    """,
     "models": """
         FourDVarNet FourDVarNet1D FourDVarNet2D FourDVarNet3D AmortizedPosterior
         LatentThreeDVar LatentStrongFourDVar LatentHybridFourDVar SolverConfig AmortizedConfig

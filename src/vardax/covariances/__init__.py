@@ -19,6 +19,9 @@
     restrict(op, mask)        R between the observed entries
     inv_mv(op, v), logdet(op) for diagnostics; no analysis calls them
 
+    fit_matern(samples)       length scales, σ and ν of samples, with standard errors
+    nmc_covariance(pairs)     B from differences of forecasts
+
 The functions take any lineax operator, also scaled, summed, composed or foreign ones. Fields keep their shape.
 """
 
@@ -38,6 +41,8 @@ from vardax.covariances.hybrid import HybridCovariance
 from vardax.covariances.kronecker import KroneckerCovariance, KroneckerFactor
 from vardax.covariances.low_rank import LowRankCovariance, LowRankFactor
 from vardax.covariances.matern import MaternLinearOperator
+from vardax.covariances.matern_fit import fit_matern
+from vardax.covariances.nmc import nmc_covariance
 from vardax.covariances.normalisation import EXACT_LIMIT, AbstractNormalisation, Exact, Randomised
 from vardax.covariances.repeated import RepeatedCovariance, RepeatedFactor
 from vardax.covariances.restriction import AbstractRestriction, DenseRestriction, DiagonalRestriction
@@ -87,11 +92,13 @@ __all__ = [
     "Stencil",
     "TransposedFactor",
     "diagonal",
+    "fit_matern",
     "gaspari_cohn",
     "half",
     "inv_mv",
     "logdet",
     "matern_correlation",
+    "nmc_covariance",
     "restrict",
     "sample",
 ]
