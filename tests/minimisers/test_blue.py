@@ -11,8 +11,9 @@ from vardax.covariances.matern import MaternLinearOperator
 from vardax.minimisers import closed_form
 from vardax.minimisers.blue import solve_blue_problem
 from vardax.minimisers.observed import read_samples, restrict_samples
-from vardax.minimisers.problem import BatchedProblem, Snapshot
+from vardax.minimisers.problem import BatchedProblem
 from vardax.minimisers.transforms import Identity
+from vardax.minimisers.windows import Snapshot
 from vardax.obs_operators.callable import CallableObs
 from vardax.types import Batch1D, Status
 

@@ -10,8 +10,9 @@ from vardax.covariances.functions import half
 from vardax.minimisers import closed_form
 from vardax.minimisers.closed_form import closed_form_analysis, factorise, in_control_space, is_dense_case
 from vardax.minimisers.observed import read_samples, restrict_samples
-from vardax.minimisers.problem import BatchedProblem, Snapshot
+from vardax.minimisers.problem import BatchedProblem
 from vardax.minimisers.transforms import Identity
+from vardax.minimisers.windows import Snapshot
 from vardax.obs_operators.linear import LinearObs
 from vardax.types import Batch1D, Status
 

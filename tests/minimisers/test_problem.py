@@ -14,8 +14,9 @@ from vardax.covariances.functions import half
 from vardax.covariances.matern import MaternLinearOperator
 from vardax.dynamics.discrete import DiscreteForward
 from vardax.minimisers.observed import read_samples, restrict_samples
-from vardax.minimisers.problem import BatchedProblem, Snapshot, Window, tree_dot, tree_norm
+from vardax.minimisers.problem import BatchedProblem, tree_dot, tree_norm
 from vardax.minimisers.transforms import Exp, Identity, Softplus
+from vardax.minimisers.windows import Snapshot, Window
 from vardax.obs_operators.callable import CallableObs
 from vardax.obs_operators.linear import LinearObs
 from vardax.types import Batch1D

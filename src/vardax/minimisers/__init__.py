@@ -37,9 +37,10 @@ from vardax.minimisers.moments import (
     NearestInTime,
 )
 from vardax.minimisers.observed import ObservedEntries, ObservedSamples
-from vardax.minimisers.problem import BatchedProblem, ControlSpaceProblem, InnerWindow, Snapshot, WeakWindow, Window
+from vardax.minimisers.problem import BatchedProblem, ControlSpaceProblem
 from vardax.minimisers.recording import Record, RecordingSolver
 from vardax.minimisers.transforms import AbstractControlTransform, Exp, Identity, Softplus
+from vardax.minimisers.windows import InnerWindow, Snapshot, WeakWindow, Window
 
 __all__ = [
     "AbstractControlTransform",

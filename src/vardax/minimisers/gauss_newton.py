@@ -38,8 +38,9 @@ from vardax.minimisers.lanczos import (
     conjugate_gradients,
 )
 from vardax.minimisers.lbfgs import ROUNDING
-from vardax.minimisers.problem import ControlSpaceProblem, InnerWindow, Window, cast_like, tree_dot, tree_norm
+from vardax.minimisers.problem import ControlSpaceProblem, cast_like, tree_dot, tree_norm
 from vardax.minimisers.recording import default_tolerance
+from vardax.minimisers.windows import InnerWindow, Window
 from vardax.types import CostTerms
 
 __all__ = [
@@ -338,8 +339,8 @@ def _chain(known: tuple[RitzPairs, ...]) -> tuple[Callable, Callable]:
 def _simplified(problem: ControlSpaceProblem, config: IncrementalConfig) -> ControlSpaceProblem:
     """The problem with the model of the increments."""
     maps = config.simplification
-    joint = isinstance(problem.observe, JointWindow)
-    window = problem.observe.window if joint else problem.observe
+    observe = problem.observe
+    window = observe.window if isinstance(observe, JointWindow) else observe
     if not isinstance(window, Window):
         raise TypeError(
             "IncrementalConfig: `inner_forward` replaces the model of a window without model errors; use it in "
@@ -347,8 +348,8 @@ def _simplified(problem: ControlSpaceProblem, config: IncrementalConfig) -> Cont
         )
     to_inner, to_state = (None, None) if maps is None else (maps.to_inner, maps.to_state)
     inner = InnerWindow.of(window, config.inner_forward, to_inner, to_state)
-    observe = JointWindow(inner, problem.observe.joint) if joint else inner
-    return eqx.tree_at(lambda p: p.observe, problem, observe)
+    inner = JointWindow(inner, observe.joint) if isinstance(observe, JointWindow) else inner
+    return eqx.tree_at(lambda p: p.observe, problem, inner)
 
 
 def _vectors(

@@ -12,12 +12,12 @@ import equinox as eqx
 from jaxtyping import Array, PyTree
 
 from vardax.minimisers.observed import ObservedEntries, ObservedSamples
-from vardax.minimisers.problem import Window, on_windows
+from vardax.minimisers.windows import AbstractObserving, Run, Window, on_windows
 
 __all__ = ["JointWindow"]
 
 
-class JointWindow(eqx.Module):
+class JointWindow(AbstractObserving):
     """The window inside, as theta makes it. A state is the tuple of what the window inside takes, then theta."""
 
     window: Any
@@ -40,32 +40,39 @@ class JointWindow(eqx.Module):
         """Scattered points get their place between the entries of the trajectory."""
         return self.window.place(samples)
 
-    def run(self, state: tuple, observed: ObservedEntries) -> tuple[PyTree[Array], Array]:
+    def run(self, state: tuple, observed: ObservedEntries) -> Run:
         """The trajectory, and the predicted observations along it."""
         theta = state[-1]
-        if observed.operator is not None:
-            operator = self.joint.operator(observed.operator, theta)
-            observed = eqx.tree_at(lambda o: o.operator, observed, operator)
-        trajectory, predicted = self._given(theta).run(_inside(state), observed)
+        operator = self.joint.operator(observed.bound(_plain(self.window).obs_op), theta)
+        bound = eqx.tree_at(lambda o: o.operator, observed, operator, is_leaf=lambda x: x is None)
+        trajectory, predicted = self._given(theta).run(_inside(state), bound)
         predicted = self.joint.prediction(predicted, observed, theta)
         if predicted.shape != observed.value.shape:
             raise ValueError(
                 f"`joint`: the predicted observations have shape {predicted.shape}, expected {observed.value.shape}, "
                 "that of the observations; the operator that theta makes predicts what `obs_op` does."
             )
-        return trajectory, predicted
-
-    def __call__(self, state: tuple, observed: ObservedEntries) -> Array:
-        return self.run(state, observed)[1]
+        return Run(trajectory, predicted)
 
     def _given(self, theta: PyTree[Array]) -> Any:
-        """The window inside with the model and the operator of theta."""
+        """The window inside with the model of theta."""
 
         def changed(window: Window) -> Window:
-            parts = (self.joint.model(window.forward, theta), self.joint.operator(window.obs_op, theta))
-            return eqx.tree_at(lambda w: (w.forward, w.obs_op), window, parts)
+            try:
+                model = self.joint.model(window.forward, theta)
+            except Exception as error:
+                raise ValueError(
+                    f"`joint` cannot make the model of theta from {type(window.forward).__name__} (`forward`, or "
+                    f"`inner_forward` of an incremental method): {error}"
+                ) from error
+            return eqx.tree_at(lambda w: w.forward, window, model)
 
         return on_windows(changed, self.window)
+
+
+def _plain(window: Any) -> Window:
+    """The window of the model itself, inside that of model errors or of a simpler model."""
+    return window if isinstance(window, Window) else _plain(window.window)
 
 
 def _inside(parts: tuple) -> PyTree[Array]:

@@ -4,10 +4,10 @@
     J(chi) = ½ ‖chi‖² + ½ ‖r(chi)‖² + J_c(x)
 
 with the tangent-linear G = W H' dx/dchi, its adjoint Gᵀ, and the Gauss-Newton product v + GᵀG v. B^{-1} is never
-applied. `observe` is the map from a state to predicted observations, (E, *obs): `Snapshot` applies the operator at one
-time, `Window` runs the model first. Further terms J_c (`penalties`, see `vardax.minimisers.penalties`) that have a
-residual make r the pair of both, (W (y - H(x)), residuals of the terms), and G its derivative. `ControlSpaceProblem` is
-one sample; `BatchedProblem` has the same members with a leading sample axis.
+applied. `observe` is the map from a state to predicted observations, one of `vardax.minimisers.windows`. Further terms
+J_c (`penalties`, see `vardax.minimisers.penalties`) that have a residual make r the pair of both, (W (y - H(x)),
+residuals of the terms), and G its derivative. `ControlSpaceProblem` is one sample; `BatchedProblem` has the same
+members with a leading sample axis.
 """
 
 import functools
@@ -21,24 +21,17 @@ import lineax as lx
 from jaxtyping import Array, Float, PyTree
 
 from vardax.covariances.functions import diagonal
-from vardax.dynamics.rollout import rollout, rollout_memory
-from vardax.minimisers.moments import AbstractTimeInterpolation, LinearInTime
-from vardax.minimisers.observed import ObservedEntries, ObservedSamples, place
+from vardax.minimisers.observed import ObservedEntries
 from vardax.minimisers.penalties import penalty_costs, penalty_residual
 from vardax.minimisers.projection import shortest_control
 from vardax.minimisers.transforms import from_control, to_control
+from vardax.minimisers.windows import AbstractObserving, starting
 from vardax.types import CostTerms
 
 __all__ = [
     "BatchedProblem",
     "ControlSpaceProblem",
-    "InnerWindow",
-    "Snapshot",
-    "WeakWindow",
-    "Window",
     "cast_like",
-    "on_windows",
-    "starting",
     "tree_dot",
     "tree_norm",
 ]
@@ -74,165 +67,6 @@ def _zeros(structure: PyTree[jax.ShapeDtypeStruct]) -> PyTree[Array]:
     return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), structure)
 
 
-class Snapshot(eqx.Module):
-    """x -> H(x) at one time, as the only entry of a window."""
-
-    obs_op: Any
-
-    def split(self, control: PyTree[Array]) -> tuple[PyTree[Array], PyTree[Array], PyTree[Array]]:
-        """The parts of a control that J_b, J_q and J_theta measure: there is only a state."""
-        return control, (), ()
-
-    def trajectory(self, state: PyTree[Array]) -> None:
-        """A single time has no trajectory."""
-        return None
-
-    def memory(self, state: PyTree[Array]) -> str:
-        """No model is run, so nothing is kept."""
-        return ""
-
-    def place(self, samples: ObservedSamples) -> ObservedSamples:
-        """Observations of one time have their place."""
-        return samples
-
-    def run(self, state: PyTree[Array], observed: ObservedEntries) -> tuple[PyTree[Array], Array]:
-        """What further terms of the cost see, and the predicted observations."""
-        return state, self(state, observed)
-
-    def __call__(self, state: PyTree[Array], observed: ObservedEntries) -> Array:
-        return observed.bound(self.obs_op)(state)[None]
-
-
-class Window(eqx.Module):
-    """x_0 -> (H(x_0), ..., H(x_T)), or -> H at the moments of scattered points: the operator along the trajectory.
-
-    `t0` is the model time of x_0; the problem of a sample has its own.
-    """
-
-    forward: Any
-    obs_op: Any
-    forward_adjoint: Any
-    t0: Array | float
-    n_steps: int = eqx.field(static=True)
-    n_substeps: int = eqx.field(static=True)
-    between: AbstractTimeInterpolation = LinearInTime()
-
-    @classmethod
-    def of(cls, method: Any, samples: ObservedSamples) -> "Window":
-        """The window of a method for these samples, from the slots that all window methods have."""
-        n_steps = samples.n_steps(method.n_steps, type(method).__name__)
-        model = (method.forward, method.obs_op, method.forward_adjoint)
-        return cls(*model, 0.0, n_steps, method.n_substeps, method.time_interpolation)
-
-    def place(self, samples: ObservedSamples) -> ObservedSamples:
-        """Scattered points get their place between the entries of the trajectory."""
-        if samples.points is None or not hasattr(self.forward, "dt"):  # what is no model is refused where it is run
-            return samples
-        return place(samples, self.forward.dt * self.n_substeps, self.n_steps, self.between)
-
-    def split(self, control: PyTree[Array]) -> tuple[PyTree[Array], PyTree[Array], PyTree[Array]]:
-        """The parts of a control that J_b, J_q and J_theta measure: there is only a state."""
-        return control, (), ()
-
-    def trajectory(self, state: PyTree[Array], increments: PyTree[Array] | None = None) -> PyTree[Array]:
-        """x_0 ... x_T, stacked on a leading axis; `increments` are added at the end of each interval."""
-        return rollout(
-            self.forward,
-            state,
-            self.n_steps,
-            forward_adjoint=self.forward_adjoint,
-            t0=self.t0,
-            n_substeps=self.n_substeps,
-            increments=increments,
-        )
-
-    def memory(self, state: PyTree[Array]) -> str:
-        """In words, what the differentiated model run keeps."""
-        return rollout_memory(
-            self.forward, state, self.n_steps, forward_adjoint=self.forward_adjoint, n_substeps=self.n_substeps
-        )
-
-    def along(self, trajectory: PyTree[Array], observed: ObservedEntries) -> Array:
-        """The predicted observations of a trajectory that is at hand."""
-        return observed.moments(observed.bound(self.obs_op), trajectory)
-
-    def run(self, state: PyTree[Array], observed: ObservedEntries) -> tuple[PyTree[Array], Array]:
-        """The trajectory, and the predicted observations along it."""
-        trajectory = self.trajectory(state)
-        return trajectory, self.along(trajectory, observed)
-
-    def __call__(self, state: PyTree[Array], observed: ObservedEntries) -> Array:
-        return self.run(state, observed)[1]
-
-
-class WeakWindow(eqx.Module):
-    """(x_0, eta) -> (H(x_0), ..., H(x_T)) with x_t = M_t(x_{t-1}) + eta_t."""
-
-    window: Window
-
-    def split(self, control: tuple[PyTree[Array], PyTree[Array]]) -> tuple[PyTree[Array], PyTree[Array], PyTree[Array]]:
-        """The parts of a control that J_b, J_q and J_theta measure."""
-        return (*control, ())
-
-    def trajectory(self, state: tuple[PyTree[Array], PyTree[Array]]) -> PyTree[Array]:
-        """x_0 ... x_T, stacked on a leading axis."""
-        return self.window.trajectory(*state)
-
-    def memory(self, state: tuple[PyTree[Array], PyTree[Array]]) -> str:
-        """In words, what the differentiated model run keeps."""
-        return self.window.memory(state[0])
-
-    def place(self, samples: ObservedSamples) -> ObservedSamples:
-        """Scattered points get their place between the entries of the trajectory."""
-        return self.window.place(samples)
-
-    def run(self, state: tuple[PyTree[Array], PyTree[Array]], observed: ObservedEntries) -> tuple[PyTree[Array], Array]:
-        """The trajectory, and the predicted observations along it."""
-        trajectory = self.trajectory(state)
-        return trajectory, self.window.along(trajectory, observed)
-
-    def __call__(self, state: tuple[PyTree[Array], PyTree[Array]], observed: ObservedEntries) -> Array:
-        return self.run(state, observed)[1]
-
-
-class InnerWindow(eqx.Module):
-    """The window as a simpler model sees it: x_0 -> to_inner -> its trajectory -> to_state -> the operator."""
-
-    window: Window
-    to_inner: Callable | None
-    to_state: Callable | None
-
-    @classmethod
-    def of(cls, window: Window, forward: Any, to_inner: Callable | None, to_state: Callable | None) -> "InnerWindow":
-        return cls(eqx.tree_at(lambda w: w.forward, window, forward), to_inner, to_state)
-
-    def split(self, control: PyTree[Array]) -> tuple[PyTree[Array], PyTree[Array], PyTree[Array]]:
-        """The parts of a control that J_b, J_q and J_theta measure."""
-        return self.window.split(control)
-
-    def run(self, state: PyTree[Array], observed: ObservedEntries) -> tuple[PyTree[Array], Array]:
-        """The trajectory of the simpler model as states of the full one, and the predicted observations along it."""
-        inner = self.window.trajectory(state if self.to_inner is None else self.to_inner(state))
-        trajectory = inner if self.to_state is None else jax.vmap(self.to_state)(inner)
-        return trajectory, self.window.along(trajectory, observed)
-
-    def __call__(self, state: PyTree[Array], observed: ObservedEntries) -> Array:
-        return self.run(state, observed)[1]
-
-
-def on_windows(change: Callable[[Window], Window], observe: Any) -> Any:
-    """The map to observations with every window in it changed."""
-    is_window = lambda part: isinstance(part, Window)  # noqa: E731
-    return jax.tree.map(lambda part: change(part) if is_window(part) else part, observe, is_leaf=is_window)
-
-
-def starting(observe: Any, start: Array | None) -> Any:
-    """The map to observations with every window in it starting at the model time `start`."""
-    if start is None:
-        return observe
-    return on_windows(lambda window: eqx.tree_at(lambda w: w.t0, window, start), observe)
-
-
 class ControlSpaceProblem(eqx.Module):
     """One sample's J(chi), its residual and its derivatives."""
 
@@ -240,7 +74,7 @@ class ControlSpaceProblem(eqx.Module):
     observed: ObservedEntries
     covariance: lx.AbstractLinearOperator
     half: lx.AbstractLinearOperator
-    observe: Any
+    observe: AbstractObserving
     transform: PyTree
     penalties: tuple = ()
 
@@ -371,7 +205,7 @@ class BatchedProblem(eqx.Module):
     observed: ObservedEntries
     covariance: lx.AbstractLinearOperator
     half: lx.AbstractLinearOperator
-    observe: Any
+    observe: AbstractObserving
     transform: PyTree
     penalties: tuple = ()
 

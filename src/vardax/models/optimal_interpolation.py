@@ -19,7 +19,8 @@ import lineax as lx
 from jaxtyping import Array, PyTree
 
 from vardax.minimisers.blue import solve_blue_problem
-from vardax.minimisers.problem import ControlSpaceProblem, Snapshot
+from vardax.minimisers.problem import ControlSpaceProblem
+from vardax.minimisers.windows import Snapshot
 from vardax.models.boundary import as_obs_covariance, as_prior_covariance, as_state, check_covariance
 from vardax.models.method import AbstractAnalysisMethod
 from vardax.obs_operators.linearisation import is_linear

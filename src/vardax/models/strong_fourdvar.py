@@ -25,8 +25,9 @@ from vardax.dynamics.adjoint_memory import check_reverse, check_tangents, forwar
 from vardax.minimisers.minimise import minimise
 from vardax.minimisers.moments import AbstractTimeInterpolation, LinearInTime, as_time_interpolation
 from vardax.minimisers.penalties import as_penalties
-from vardax.minimisers.problem import ControlSpaceProblem, Window
+from vardax.minimisers.problem import ControlSpaceProblem
 from vardax.minimisers.transforms import Identity
+from vardax.minimisers.windows import Window
 from vardax.models.boundary import as_adjoint, as_minimiser, as_obs_covariance, as_prior_covariance, as_state
 from vardax.models.joint_controls import as_joint_control
 from vardax.models.method import AbstractAnalysisMethod

@@ -22,8 +22,9 @@ from jaxtyping import Array, PyTree
 
 from vardax.minimisers.minimise import minimise
 from vardax.minimisers.penalties import as_penalties
-from vardax.minimisers.problem import ControlSpaceProblem, Snapshot
+from vardax.minimisers.problem import ControlSpaceProblem
 from vardax.minimisers.transforms import Identity
+from vardax.minimisers.windows import Snapshot
 from vardax.models.boundary import as_adjoint, as_minimiser, as_obs_covariance, as_prior_covariance, as_state
 from vardax.models.method import AbstractAnalysisMethod
 from vardax.types import Analysis

@@ -29,8 +29,9 @@ from vardax.minimisers.gauss_newton import GaussNewtonKrylov
 from vardax.minimisers.minimise import minimise
 from vardax.minimisers.moments import AbstractTimeInterpolation, LinearInTime, as_time_interpolation
 from vardax.minimisers.penalties import as_penalties
-from vardax.minimisers.problem import ControlSpaceProblem, WeakWindow, Window
+from vardax.minimisers.problem import ControlSpaceProblem
 from vardax.minimisers.transforms import Identity
+from vardax.minimisers.windows import WeakWindow, Window
 from vardax.models.boundary import (
     as_adjoint,
     as_minimiser,

@@ -12,8 +12,9 @@ from jaxtyping import Array, PyTree
 from vardax.covariances.functions import half
 from vardax.minimisers.blue import solve_blue_problem
 from vardax.minimisers.observed import ObservedSamples, restrict_samples
-from vardax.minimisers.problem import ControlSpaceProblem, Snapshot
+from vardax.minimisers.problem import ControlSpaceProblem
 from vardax.minimisers.transforms import Identity
+from vardax.minimisers.windows import Snapshot
 from vardax.posterior.laplace import LaplaceCovariance, PosteriorCovariance, normal_factors
 from vardax.types import observed_entries
 
