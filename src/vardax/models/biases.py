@@ -70,7 +70,15 @@ class _Forced(eqx.Module):
         after = call(self.forward.step, state, dt, t0)
         one = jax.tree.structure(self.bias) == jax.tree.structure(0)
         bias = jax.tree.map(lambda _: self.bias, after) if one else self.bias
-        return jax.tree.map(lambda x, b: x + (in_state_dtype(dt, b) * b).astype(x.dtype), after, bias)
+        return jax.tree.map(lambda x, b: x + (in_state_dtype(dt, b) * _fitting(b, x)).astype(x.dtype), after, bias)
+
+
+def _fitting(bias: Array, leaf: Array) -> Array:
+    if bias.shape not in ((), leaf.shape):
+        raise ValueError(
+            f"ForcingBias: the bias has shape {bias.shape}, expected () or {leaf.shape}, that of the state."
+        )
+    return bias
 
 
 class ObservationBias(AbstractJointControl):

@@ -80,8 +80,8 @@ class JointControl(AbstractJointControl):
         mean: PyTree,
         cov_op: Any,
         *,
-        forward: Callable | None = None,
-        obs_op: Callable | None = None,
+        forward: Any = None,
+        obs_op: Any = None,
         control_transform: PyTree = Identity(),  # noqa: B008  (an immutable value)
     ):
         if forward is None and obs_op is None:
