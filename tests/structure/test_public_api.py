@@ -112,9 +112,8 @@ def promised() -> set[str]:
 TO_COME = {
     "types": "LSTMState1D LSTMState2D",
     "primitives": """
-        incremental_cost laplace_covariance gauss_newton_hessian gauss_newton_inner
-        incremental_outer variational_cost_latent obs_misfit_latent_seq latent_incremental_cost identity_latent_map
-        decode_jacobian WeakConstraintCost IncrementalCost FourDVarNetCost
+        laplace_covariance gauss_newton_hessian variational_cost_latent obs_misfit_latent_seq latent_incremental_cost
+        identity_latent_map decode_jacobian FourDVarNetCost
     """,
     "models": """
         FourDVarNet FourDVarNet1D FourDVarNet2D FourDVarNet3D AmortizedPosterior
