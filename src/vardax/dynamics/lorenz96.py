@@ -51,7 +51,7 @@ def _advection_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array
 def _neighbour(x: Array, offset: int) -> Array:
     """x_{i + offset} as a gather by a constant index."""
     n = x.shape[-1]
-    index = (jnp.arange(n) + offset % n) % n
+    index = jax.lax.rem(jnp.arange(n, dtype=jnp.uint32) + jnp.uint32(offset % n), jnp.uint32(n))  # signs cost code
     return x.at[..., index].get(mode="promise_in_bounds", unique_indices=True)
 
 
