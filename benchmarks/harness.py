@@ -66,9 +66,9 @@ def alternately(functions: dict[str, Callable[[], Any]], repeats: int = REPEATS)
     records: dict[str, list[tuple[float, float]]] = {name: [] for name in functions}
     compiled = {}
     for name, function in functions.items():
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         jax.block_until_ready(function())
-        compiled[name] = time.perf_counter() - start
+        compiled[name] = time.perf_counter() - start, time.process_time() - cpu_start
     for _ in range(repeats):
         for name, function in functions.items():
             start, cpu_start = time.perf_counter(), time.process_time()
@@ -78,7 +78,12 @@ def alternately(functions: dict[str, Callable[[], Any]], repeats: int = REPEATS)
         name: [statistics.median(column) for column in zip(*record, strict=True)] for name, record in records.items()
     }
     return {
-        name: {"compile_s": round(compiled[name] - wall, 3), "run_s": round(wall, 4), "cpu_s": round(cpu, 4)}
+        name: {
+            "compile_s": round(compiled[name][0] - wall, 3),
+            "compile_cpu_s": round(compiled[name][1] - cpu, 3),
+            "run_s": round(wall, 5),
+            "cpu_s": round(cpu, 5),
+        }
         for name, (wall, cpu) in medians.items()
     }
 
