@@ -5,7 +5,8 @@ with their restricted R, B^{1/2}, and `Snapshot` or `Window`, which predict obse
 lie between the entries of a window, whose trajectory is read `LinearInTime()` or `NearestInTime()`. `minimise` and
 `iterate` run any optimistix solver on a problem, wrapped in a `RecordingSolver`; `solve_blue_problem` solves the
 linear-Gaussian ones directly. `GaussNewtonKrylov` is the incremental minimiser: outer loops, and inside `LanczosCG` or
-`DualCG`. The transforms `Identity`, `Exp`, `Softplus` keep states positive.
+`DualCG`; `last_hessian` gives the eigenpairs that its last loop leaves behind. The transforms `Identity`, `Exp`,
+`Softplus` keep states positive.
 """
 
 from vardax.minimisers.blow_up import GuardedProblem
@@ -26,6 +27,7 @@ from vardax.minimisers.joint_window import JointWindow
 from vardax.minimisers.krylov import solve_blue
 from vardax.minimisers.krylov_result import KrylovResult
 from vardax.minimisers.lanczos import AbstractVectors, ControlVectors, ImageVectors, KrylovRecord, RitzPairs
+from vardax.minimisers.last_hessian import last_hessian
 from vardax.minimisers.lbfgs import LimitedMemoryBFGS, RoundingArmijo
 from vardax.minimisers.minimise import iterate, minimise
 from vardax.minimisers.moments import (
@@ -84,6 +86,7 @@ __all__ = [
     "WeakWindow",
     "Window",
     "iterate",
+    "last_hessian",
     "minimise",
     "solve_blue",
     "solve_blue_problem",

@@ -19,6 +19,7 @@ Tshimanga, J., Gratton, S., Weaver, A. and Sartenaer, A. (2008). Limited-memory 
 incremental four-dimensional variational data assimilation. QJRMS 134, 751-769.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -218,7 +219,13 @@ class GaussNewtonKrylov(optx.AbstractMinimiser):
             n_evaluations=jnp.asarray(0),
             n_outer=jnp.asarray(0),
             n_trials=jnp.asarray(0),
-            krylov=KrylovRecord(kept, jnp.ones(steps, dtype), jnp.zeros(steps, dtype), jnp.asarray(0)),
+            krylov=KrylovRecord(
+                vectors=kept,
+                diagonal=jnp.ones(steps, dtype),
+                off=jnp.zeros(steps, dtype),
+                n=jnp.asarray(0),
+                control=zeros if _of_own_hessian(self.config) else None,
+            ),
             known=(nothing,) * (self.config.n_outer - 1) if self.config.precondition_from_previous else (),
         )
 
@@ -243,6 +250,8 @@ class GaussNewtonKrylov(optx.AbstractMinimiser):
         if self.config.inner_forward is not None:
             quadratic = self._inner_quadratic(problem, y, residual)
         direction, krylov, known = self._increment(problem, state, y, quadratic, limit, n_outer, small)
+        if _of_own_hessian(self.config):
+            krylov = dataclasses.replace(krylov, control=y)
         direction = choose(direction, state.direction)
         length = jnp.where(accept, 1.0, self.config.globalisation.factor * state.length)
         moved = jax.tree.map(lambda c, d: c + length.astype(c.dtype) * d, y, direction)
@@ -318,6 +327,11 @@ class GaussNewtonKrylov(optx.AbstractMinimiser):
 
 def _by_images(config: IncrementalConfig) -> bool:
     return isinstance(config.inner_solver, DualCG) or not config.cvt
+
+
+def _of_own_hessian(config: IncrementalConfig) -> bool:
+    """Whether the Lanczos vectors are those of I + GᵀG of the problem, in control space."""
+    return not (_by_images(config) or config.precondition_from_previous or config.inner_forward is not None)
 
 
 def _chain(known: tuple[RitzPairs, ...]) -> tuple[Callable, Callable]:

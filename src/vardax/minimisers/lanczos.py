@@ -29,7 +29,15 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from vardax.minimisers.problem import tree_dot
 
-__all__ = ["AbstractVectors", "ControlVectors", "ImageVectors", "KrylovRecord", "RitzPairs", "conjugate_gradients"]
+__all__ = [
+    "AbstractVectors",
+    "ControlVectors",
+    "ImageVectors",
+    "KrylovRecord",
+    "RitzPairs",
+    "combine",
+    "conjugate_gradients",
+]
 
 CONVERGED_PAIR = 1e-2
 """A Ritz pair counts as an eigenpair when its residual is below this fraction of its value."""
@@ -40,7 +48,7 @@ def _plus(u: PyTree[Array], scale: Array, v: PyTree[Array]) -> PyTree[Array]:
     return jax.tree.map(lambda a, b: a + scale.astype(b.dtype) * b, u, v)
 
 
-def _combine(parts: Array, vectors: PyTree[Array]) -> PyTree[Array]:
+def combine(parts: Array, vectors: PyTree[Array]) -> PyTree[Array]:
     """Σ_i parts_i v_i over vectors stacked on axis 0 (parts may have leading axes)."""
     product = lambda v: jnp.tensordot(parts.astype(v.dtype), v, axes=1, precision="highest")  # noqa: E731
     return jax.tree.map(product, vectors)
@@ -167,20 +175,28 @@ class RitzPairs(eqx.Module):
         """P^{1/2} v with P = I + Σ (1/λ - 1) u uᵀ over the converged pairs: A^{-1/2} where A is known."""
         factor = jnp.where(self.converged, self.values**-0.5 - 1.0, 0.0)
         parts = factor * jax.vmap(tree_dot, in_axes=(0, None))(self.vectors, v)
-        return jax.tree.map(jnp.add, v, _combine(parts, self.vectors))
+        return jax.tree.map(jnp.add, v, combine(parts, self.vectors))
+
+    def solve(self, v: PyTree[Array]) -> PyTree[Array]:
+        """V T⁻¹ Vᵀ v on the span of all pairs, converged or not, and v itself beyond: A⁻¹ where they are complete."""
+        factor = jnp.where(self.values > 0.5, 1.0 / jnp.maximum(self.values, 0.5) - 1.0, 0.0)
+        parts = factor * jax.vmap(tree_dot, in_axes=(0, None))(self.vectors, v)
+        return jax.tree.map(jnp.add, v, combine(parts, self.vectors))
 
 
 class KrylovRecord(eqx.Module):
     """The Lanczos vectors (k + 1, *control), with T = tridiag(`off`, `diagonal`, `off`) between the first `n` of them.
 
     They belong to Sᵀ A S where there was a preconditioner. `vectors` is None where the recursion ran on another
-    representation than the control.
+    representation than the control. `control` is the point at which A is the Hessian of the problem; None where the
+    vectors belong to something else (see `vardax.minimisers.last_hessian`).
     """
 
     vectors: PyTree[Array] | None
     diagonal: Float[Array, "k"]
     off: Float[Array, "k"]
     n: Int[Array, ""]
+    control: PyTree[Array] | None = None
 
     def ritz_pairs(self) -> RitzPairs:
         """The eigenpairs of T carried to control space; a residual is |off_n| times the last entry of the vector."""
@@ -191,7 +207,7 @@ class KrylovRecord(eqx.Module):
         values, S = jnp.linalg.eigh(jnp.diag(used) + jnp.diag(inner, 1) + jnp.diag(inner, -1))
         last = jnp.maximum(self.n - 1, 0)
         residual = jnp.abs(self.off[last] * S[last])
-        vectors = _combine(S.T, jax.tree.map(lambda v: v[:steps], self.vectors))
+        vectors = combine(S.T, jax.tree.map(lambda v: v[:steps], self.vectors))
         return RitzPairs(values, vectors, (residual <= CONVERGED_PAIR * values) & (values > 0.5))
 
 
@@ -238,7 +254,7 @@ def conjugate_gradients(
         r = space.step(it.r, length, curved)
         if reorthogonalise:
             parts = jax.vmap(space.dot, in_axes=(0, None))(it.basis, r)
-            r = jax.tree.map(jnp.subtract, r, _combine(parts, it.basis))
+            r = jax.tree.map(jnp.subtract, r, combine(parts, it.basis))
         square = jnp.maximum(space.dot(r, r), 0)
         ratio = square / it.square
         write = lambda array, value: array.at[it.n].set(jnp.where(sound, value, array[it.n]))  # noqa: E731
