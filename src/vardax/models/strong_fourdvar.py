@@ -43,7 +43,9 @@ class StrongFourDVar(AbstractAnalysisMethod):
     keeps: `RecursiveCheckpointAdjoint(checkpoints)`, `DirectAdjoint()`, `ForwardMode()`. `n_substeps` model steps make
     one interval between entries. Scattered `Observations` need `n_steps`, the number of intervals: each is predicted at
     its own time from the start of the window (`Observations.start`), by `time_interpolation`, which is `LinearInTime()`
-    or `NearestInTime()`. The other slots and options are those of `ThreeDVar`.
+    or `NearestInTime()`. `joint` estimates parameters or biases as well (`JointControl`, `ForcingBias`, ...; the state
+    is then the tuple (x_0, theta)); `terms` see the trajectory (`DigitalFilter`, any `CostFunction`). The other slots
+    and options are those of `ThreeDVar`.
     """
 
     takes_window: ClassVar[bool] = True

@@ -41,6 +41,7 @@ class ThreeDVar(AbstractAnalysisMethod):
     - `tol` (default 1e-6 in float64, 1e-4 in float32): converged when ‖∇J(chi)‖ <= tol · max(1, ‖∇J(x_b)‖).
     - `max_steps` (default 500): a cap on the steps of the minimiser; it truncates and never raises by itself.
     - `control_transform`: `Exp()` or `Softplus()` for positive states, one for all leaves or a pytree of them.
+    - `terms`: further terms of J: objects with `residual(state)`, or cost functions `cost(state, observed)`.
     - `strict`: raise `ConvergenceError` where the analysis did not converge.
     """
 
