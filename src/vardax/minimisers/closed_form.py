@@ -44,8 +44,9 @@ def _sizes(problem: ControlSpaceProblem) -> tuple[int, int]:
 
 
 def is_dense_case(problem: ControlSpaceProblem) -> bool:
-    """Whether the smaller side is small enough to factorise."""
-    return min(_sizes(problem)) <= DENSE_LIMIT
+    """Whether the side to factorise is small enough."""
+    n_control, n_obs = _sizes(problem)
+    return (n_control if in_control_space(problem) else n_obs) <= DENSE_LIMIT
 
 
 def _matrix_of(product: Callable[[Array], Array], size: int, dtype) -> Float[Array, "n n"]:
@@ -81,9 +82,9 @@ class NormalFactor(eqx.Module):
 
 
 def in_control_space(problem: ControlSpaceProblem) -> bool:
-    """Whether the control is the smaller side."""
+    """Whether the control is the side to factorise: it is smaller, or only part of it has a prior."""
     n_control, n_obs = _sizes(problem)
-    return n_control <= n_obs
+    return n_control <= n_obs or not problem.observe.proper
 
 
 def factorise(problem: ControlSpaceProblem, G: Callable, GT: Callable) -> NormalFactor:
@@ -92,11 +93,12 @@ def factorise(problem: ControlSpaceProblem, G: Callable, GT: Callable) -> Normal
     if in_control_space(problem):
         zero, unravel = ravel_pytree(problem.zero_control())
         normal = _matrix_of(lambda e: ravel_pytree(GT(G(unravel(e))))[0], n_control, zero.dtype)
+        prior = ravel_pytree(problem.observe.prior_part(unravel(jnp.ones_like(zero))))[0]
     else:
         zero, unravel = ravel_pytree(problem.zero_residual())
         normal = _matrix_of(lambda e: ravel_pytree(G(GT(unravel(e))))[0], n_obs, zero.dtype)
-    identity = jnp.eye(normal.shape[0], dtype=normal.dtype)
-    symmetric = 0.5 * (normal + normal.T) + identity
+        prior = jnp.ones_like(zero)
+    symmetric = 0.5 * (normal + normal.T) + jnp.diag(prior)
     return NormalFactor(G, GT, jnp.linalg.cholesky(symmetric), in_control_space(problem))
 
 
@@ -122,7 +124,7 @@ def direct_analysis(
     zero = problem.zero_control()
     finite = jnp.isfinite(gradient_norm)
     control = jax.tree.map(lambda c, z: jnp.where(finite, c, z), control, zero)
-    state = problem.control_to_state(control)
+    state = problem.window_state(control)
     first, last = problem.terms(zero), problem.terms(control)
     gradient_norm, reference = (g.astype(last.J_b.dtype) for g in (gradient_norm, reference))
     converged = finite & (gradient_norm <= tol * jnp.maximum(1.0, reference))
@@ -131,7 +133,7 @@ def direct_analysis(
     stopped = jnp.where(truncated, Status.MAX_STEPS.value, Status.STALLED.value)
     stopped = jnp.where(finite, stopped, Status.NON_FINITE.value)
     return Analysis(
-        state=state,
+        state=problem.observe.result(state),
         control=control,
         cost=CostSummary(first, last),
         n_iterations=n_iterations,

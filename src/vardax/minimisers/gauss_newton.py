@@ -232,7 +232,7 @@ class GaussNewtonKrylov(optx.AbstractMinimiser):
     def step(self, fn, y, args, options, state: _State, tags):
         problem, reference = args
         residual, terms, *products = problem.linearise_with_terms(state.trial)
-        gradient = jax.tree.map(jnp.subtract, state.trial, products[1](residual))
+        gradient = jax.tree.map(jnp.subtract, problem.observe.prior_part(state.trial), products[1](residual))
         norm = tree_norm(gradient)
         accept = self._accept(state, terms, norm)
         at_start = state.n_evaluations == 0
@@ -316,7 +316,9 @@ class GaussNewtonKrylov(optx.AbstractMinimiser):
         if not config.precondition_from_previous:
             space = _vectors(config, problem, control, b, G, GT)
             return (*conjugate_gradients(space, **options), ())
-        solution, record = conjugate_gradients(ControlVectors(b, G, GT, *_chain(state.known)), **options)
+        solution, record = conjugate_gradients(
+            ControlVectors(b, G, GT, *_chain(state.known), problem.observe.prior_part), **options
+        )
         pairs = record.ritz_pairs()
         known = tuple(
             jax.tree.map(lambda new, old, now=(limit > 0) & (n_outer == i): jnp.where(now, new, old), pairs, before)
@@ -375,10 +377,15 @@ def _vectors(
     GT: Callable,
 ) -> AbstractVectors:
     """The representation that the inner solver works on."""
+    if _by_images(config) and not problem.observe.proper:
+        raise ValueError(
+            "IncrementalConfig: DualCG and `cvt=False` need a prior for every part of the control, which sub-windows "
+            "side by side have only for the first; use LanczosCG() with cvt=True, or `parallel=False`."
+        )
     if isinstance(config.inner_solver, DualCG):
         return ImageVectors.of(b, G, GT, lambda w: w)
     if config.cvt:
-        return ControlVectors(b, G, GT)
+        return ControlVectors(b, G, GT, prior_part=problem.observe.prior_part)
     F, FT = (problem if config.inner_forward is None else _simplified(problem, config)).linearise_increment(control)
     half, transposed = problem.half, problem.half.transpose()
     L = lambda v: half.mv(cast_like(v, half.in_structure()))  # noqa: E731

@@ -28,6 +28,19 @@ class JointWindow(AbstractObserving):
         background, error, _ = self.window.split(_inside(control))
         return background, error, control[-1]
 
+    @property
+    def proper(self) -> bool:
+        return self.window.proper
+
+    def prior_part(self, control: tuple) -> tuple:
+        return _outside(self.window.prior_part(_inside(control)), control)
+
+    def result(self, state: tuple) -> tuple:
+        return _outside(self._given(state[-1]).result(_inside(state)), state)
+
+    def of_result(self, result: tuple) -> tuple:
+        return _outside(self._given(result[-1]).of_result(_inside(result)), result)
+
     def trajectory(self, state: tuple) -> PyTree[Array]:
         """x_0 ... x_T, stacked on a leading axis."""
         return self._given(state[-1]).trajectory(_inside(state))
@@ -45,14 +58,14 @@ class JointWindow(AbstractObserving):
         theta = state[-1]
         operator = self.joint.operator(observed.bound(_plain(self.window).obs_op), theta)
         bound = eqx.tree_at(lambda o: o.operator, observed, operator, is_leaf=lambda x: x is None)
-        trajectory, predicted = self._given(theta).run(_inside(state), bound)
-        predicted = self.joint.prediction(predicted, observed, theta)
+        run = self._given(theta).run(_inside(state), bound)
+        predicted = self.joint.prediction(run.predicted, observed, theta)
         if predicted.shape != observed.value.shape:
             raise ValueError(
                 f"`joint`: the predicted observations have shape {predicted.shape}, expected {observed.value.shape}, "
                 "that of the observations; the operator that theta makes predicts what `obs_op` does."
             )
-        return Run(trajectory, predicted)
+        return run._replace(predicted=predicted)
 
     def _given(self, theta: PyTree[Array]) -> Any:
         """The window inside with the model of theta."""
@@ -78,3 +91,8 @@ def _plain(window: Any) -> Window:
 def _inside(parts: tuple) -> PyTree[Array]:
     """What the window inside takes: x_0, or (x_0, eta)."""
     return parts[0] if len(parts) == 2 else parts[:-1]
+
+
+def _outside(inside: PyTree[Array], parts: tuple) -> tuple:
+    """`parts` with what the window inside takes replaced: a state alone may be a tuple itself."""
+    return (inside, parts[-1]) if len(parts) == 2 else (*inside, parts[-1])

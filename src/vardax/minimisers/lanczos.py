@@ -85,7 +85,8 @@ class AbstractVectors(eqx.Module):
 class ControlVectors(AbstractVectors):
     """Vectors as they are: a product with G and Gᵀ when A is applied.
 
-    With a preconditioner S Sᵀ the vectors are v with dchi = S v, and the system is Sᵀ A S v = Sᵀ b.
+    With a preconditioner S Sᵀ the vectors are v with dchi = S v, and the system is Sᵀ A S v = Sᵀ b. Where part of the
+    control has no prior, `prior_part` takes the place of the identity in A.
     """
 
     b: PyTree[Array]
@@ -93,13 +94,14 @@ class ControlVectors(AbstractVectors):
     GT: Callable
     S: Callable | None = None
     ST: Callable | None = None
+    prior_part: Callable = lambda v: v
 
     def right_hand_side(self) -> PyTree[Array]:
         return self.b if self.ST is None else self.ST(self.b)
 
     def curve(self, v: PyTree[Array]) -> PyTree[Array]:
         u = self.control(v)
-        curved = jax.tree.map(jnp.add, u, self.GT(self.G(u)))
+        curved = jax.tree.map(jnp.add, self.prior_part(u), self.GT(self.G(u)))
         return curved if self.ST is None else self.ST(curved)
 
     def step(self, r: PyTree[Array], length: Array, curved: PyTree[Array]) -> PyTree[Array]:

@@ -79,7 +79,7 @@ def _implicit_for(adjoint: optx.AbstractAdjoint, control: PyTree[Array]) -> optx
 def _analysis(
     problem: ControlSpaceProblem, control: PyTree[Array], record: Record, solver: RecordingSolver, krylov: Any
 ) -> Analysis:
-    state = problem.control_to_state(control)
+    state = problem.window_state(control)
     converged = solver.converged(record)
     stopped = jnp.where(
         record.non_finite,
@@ -87,7 +87,7 @@ def _analysis(
         jnp.where(record.exhausted, Status.MAX_STEPS.value, Status.STALLED.value),
     )
     return Analysis(
-        state=state,
+        state=problem.observe.result(state),
         control=jax.tree.map(lambda c, s: c.astype(s.dtype), control, problem.half.in_structure()),
         cost=CostSummary(record.first, problem.terms(control)),
         n_iterations=record.n_steps,

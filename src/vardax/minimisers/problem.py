@@ -5,9 +5,10 @@
 
 with the tangent-linear G = W H' dx/dchi, its adjoint Gᵀ, and the Gauss-Newton product v + GᵀG v. B^{-1} is never
 applied. `observe` is the map from a state to predicted observations, one of `vardax.minimisers.windows`. Further terms
-J_c (`penalties`, see `vardax.minimisers.penalties`) that have a residual make r the pair of both, (W (y - H(x)),
-residuals of the terms), and G its derivative. `ControlSpaceProblem` is one sample; `BatchedProblem` has the same
-members with a leading sample axis.
+J_c (`penalties`, see `vardax.minimisers.penalties`) that have a residual, and the jumps of `SubWindows`, make r the
+tuple (W (y - H(x)), residuals of the terms, weighted jumps), and G its derivative. Where a part of the control has no
+prior, `observe.prior_part` takes the place of chi in ½‖chi‖² and of v in the product. `ControlSpaceProblem` is one
+sample; `BatchedProblem` has the same members with a leading sample axis.
 """
 
 import functools
@@ -84,7 +85,7 @@ class ControlSpaceProblem(eqx.Module):
 
     def residual_structure(self) -> PyTree[jax.ShapeDtypeStruct]:
         """What r looks like, found without computing it."""
-        if not self.penalties:
+        if not self.penalties and self.observe.proper:
             return jax.ShapeDtypeStruct(self.observed.value.shape, self.observed.value.dtype)
         return jax.eval_shape(self.residual, self.zero_control())
 
@@ -101,6 +102,10 @@ class ControlSpaceProblem(eqx.Module):
 
     def control_to_state(self, control: PyTree[Array]) -> PyTree[Array]:
         """x = T(T^{-1}(x_b) + B^{1/2} chi), in the dtype of the background."""
+        return self.observe.result(self.window_state(control))
+
+    def window_state(self, control: PyTree[Array]) -> PyTree[Array]:
+        """x, as `observe` takes it."""
         return from_control(self.transform, self._untransformed(control))
 
     def prior_variances(self, control: PyTree[Array]) -> PyTree[Array]:
@@ -111,44 +116,49 @@ class ControlSpaceProblem(eqx.Module):
 
     def predicted(self, control: PyTree[Array]) -> Array:
         """H(x(chi)), shape (E, *obs)."""
-        return self.observe(self.control_to_state(control), self.observed)
+        return self.observe(self.window_state(control), self.observed)
 
     def residual(self, control: PyTree[Array]) -> PyTree[Array]:
-        """r = W (y - H(x(chi))), zero where nothing was observed; with further terms, the pair of it and theirs."""
+        """r = W (y - H(x(chi))), zero where nothing was observed; with further terms or jumps, theirs after it."""
         return self._residual_and_innovation(control)[0]
 
     def residual_and_terms(self, control: PyTree[Array]) -> tuple[tuple[PyTree[Array], PyTree[Array]], CostTerms]:
         """The least-squares residual (chi, r) with J = ½‖(chi, r)‖², and the terms of J."""
         residual, innovation = self._residual_and_innovation(control)
-        return (control, residual), self._terms_of_residual(control, innovation, residual)
+        terms = self._terms_of_residual(control, innovation, residual)
+        return (self.observe.prior_part(control), residual), terms
 
     def _residual_and_innovation(self, control: PyTree[Array]) -> tuple[PyTree[Array], Array]:
-        return self._residual_of(self.control_to_state(control))
+        return self._residual_of(self.window_state(control))
 
     def _residual_of(self, state: PyTree[Array]) -> tuple[PyTree[Array], Array]:
         """r at a state, and y - H(x)."""
-        trajectory, predicted = self.observe.run(state, self.observed)
-        innovation = self.observed.innovation(predicted)
+        run = self.observe.run(state, self.observed)
+        innovation = self.observed.innovation(run.predicted)
         whitened = self.observed.whiten(innovation)
-        if not self.penalties:
+        if not self.penalties and self.observe.proper:
             return whitened, innovation
-        return (whitened, tuple(penalty_residual(p, trajectory) for p in self.penalties)), innovation
+        further = tuple(penalty_residual(p, run.trajectory) for p in self.penalties)
+        return (whitened, further, run.error), innovation
 
     def _terms_of_residual(self, control: PyTree[Array], innovation: Array, residual: PyTree[Array]) -> CostTerms:
-        whitened, further = residual if self.penalties else (residual, ())
-        return self._terms_at(control, innovation, whitened, 0.5 * tree_dot(further, further))
+        whitened, further, error = residual if isinstance(residual, tuple) else (residual, (), ())
+        return self._terms_at(control, innovation, whitened, 0.5 * tree_dot(further, further), error)
 
-    def _terms_at(self, control: PyTree[Array], innovation: Array, whitened: Array, further: Array) -> CostTerms:
-        halves = (0.5 * tree_dot(part, part) for part in self.observe.split(control))
+    def _terms_at(
+        self, control: PyTree[Array], innovation: Array, whitened: Array, further: Array, error: PyTree[Array]
+    ) -> CostTerms:
+        background, errors, theta = self.observe.split(control)
+        halves = (0.5 * tree_dot(part, part) for part in (background, (errors, error), theta))
         J_b, J_q, J_theta, J_c = (term.astype(whitened.dtype) for term in (*halves, further))
         return CostTerms(J_b, self.observed.cost_by_instrument(innovation, whitened), J_q, J_theta, J_c)
 
     def terms(self, control: PyTree[Array]) -> CostTerms:
         """The terms of J."""
-        trajectory, predicted = self.observe.run(self.control_to_state(control), self.observed)
-        innovation = self.observed.innovation(predicted)
-        further = penalty_costs(self.penalties, trajectory, self.observed)
-        return self._terms_at(control, innovation, self.observed.whiten(innovation), further)
+        run = self.observe.run(self.window_state(control), self.observed)
+        innovation = self.observed.innovation(run.predicted)
+        further = penalty_costs(self.penalties, run.trajectory, self.observed)
+        return self._terms_at(control, innovation, self.observed.whiten(innovation), further, run.error)
 
     def cost(self, control: PyTree[Array]) -> Float[Array, ""]:
         """J(chi)."""
@@ -179,14 +189,14 @@ class ControlSpaceProblem(eqx.Module):
     def hessian_product(self, control: PyTree[Array], v: PyTree[Array]) -> PyTree[Array]:
         """Gauss-Newton: v + GᵀG v at chi."""
         _, G, GT = self.linearise(control)
-        return jax.tree.map(jnp.add, v, GT(G(v)))
+        return jax.tree.map(jnp.add, self.observe.prior_part(v), GT(G(v)))
 
     def control_of(self, state: PyTree[Array]) -> PyTree[Array]:
         """The smallest chi whose state is closest to `state`: where a first guess in state space starts.
 
         A first guess outside the range of B^{1/2} is projected onto it.
         """
-        z, z_b = to_control(self.transform, state), to_control(self.transform, self.background)
+        z, z_b = (to_control(self.transform, x) for x in (self.observe.of_result(state), self.background))
         increment = cast_like(jax.tree.map(jnp.subtract, z, z_b), self.half.out_structure())
         return shortest_control(self.half, increment)
 

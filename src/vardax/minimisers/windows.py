@@ -5,8 +5,8 @@
     WeakWindow      (x_0, eta) -> x_t = M_t(x_{t-1}) + eta_t -> H(x_t)     a model with errors
     InnerWindow     x_0 -> the window of a simpler model                   the increments of an incremental method
 
-`run` gives the trajectory, stacked on a leading axis, and the predictions, (E, *obs). `split` says which parts of a
-control J_b, J_q and J_theta measure.
+and `SubWindows` and `JointWindow` in files of their own. `run` gives the trajectory, stacked on a leading axis, and the
+predictions, (E, *obs). `split` says which parts of a control J_b, J_q and J_theta measure.
 """
 
 import abc
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from vardax.dynamics.rollout import rollout, rollout_memory
@@ -25,10 +26,12 @@ __all__ = ["AbstractObserving", "InnerWindow", "Run", "Snapshot", "WeakWindow", 
 
 
 class Run(NamedTuple):
-    """The trajectory (for one time, the state), and the predicted observations (E, *obs)."""
+    """The trajectory (for one time, the state), the predicted observations (E, *obs), and what J_q measures beside the
+    control, where model errors are not part of it."""
 
     trajectory: PyTree[Array]
     predicted: Array
+    error: PyTree[Array] = ()
 
 
 class AbstractObserving(eqx.Module):
@@ -53,6 +56,23 @@ class AbstractObserving(eqx.Module):
     def split(self, control: PyTree[Array]) -> tuple[PyTree[Array], PyTree[Array], PyTree[Array]]:
         """The parts of a control that J_b, J_q and J_theta measure: a state alone has no others."""
         return control, (), ()
+
+    @property
+    def proper(self) -> bool:
+        """Whether every part of the control has a prior, ½‖chi‖²."""
+        return True
+
+    def prior_part(self, control: PyTree[Array]) -> PyTree[Array]:
+        """A control with zeros where it has no prior."""
+        return control
+
+    def result(self, state: PyTree[Array]) -> PyTree[Array]:
+        """What the user gets of a state."""
+        return state
+
+    def of_result(self, result: PyTree[Array]) -> PyTree[Array]:
+        """The state of which the user would get `result`."""
+        return result
 
     def __call__(self, state: PyTree[Array], observed: ObservedEntries) -> Array:
         return self.run(state, observed).predicted
@@ -136,9 +156,10 @@ class Window(AbstractObserving):
 
 
 class WeakWindow(AbstractObserving):
-    """(x_0, eta) -> (H(x_0), ..., H(x_T)) with x_t = M_t(x_{t-1}) + eta_t."""
+    """(x_0, eta) -> (H(x_0), ..., H(x_T)) with x_t = M_t(x_{t-1}) + eta_t at the end of each `length` intervals."""
 
     window: Window
+    length: int = eqx.field(static=True, default=1)
 
     def split(self, control: tuple[PyTree[Array], PyTree[Array]]) -> tuple[PyTree[Array], PyTree[Array], PyTree[Array]]:
         """The parts of a control that J_b, J_q and J_theta measure."""
@@ -146,7 +167,15 @@ class WeakWindow(AbstractObserving):
 
     def trajectory(self, state: tuple[PyTree[Array], PyTree[Array]]) -> PyTree[Array]:
         """x_0 ... x_T, stacked on a leading axis."""
-        return self.window.trajectory(*state)
+        first, errors = state
+        if self.length == 1:
+            return self.window.trajectory(first, errors)
+        return self.window.trajectory(first, jax.tree.map(self._on_intervals, errors))
+
+    def _on_intervals(self, errors: Array) -> Array:
+        """One error for each interval, zero within sub-windows and at the end of the last where there is none."""
+        ends = self.length * jnp.arange(1, errors.shape[0] + 1) - 1
+        return jnp.zeros((self.window.n_steps, *errors.shape[1:]), errors.dtype).at[ends].set(errors)
 
     def memory(self, state: tuple[PyTree[Array], PyTree[Array]]) -> str:
         """In words, what the differentiated model run keeps."""

@@ -43,6 +43,7 @@ from vardax.models.boundary import (
     observation_shape,
     per_sample,
 )
+from vardax.models.recompilation import note_compilation
 from vardax.posterior.laplace import LaplaceCovariance
 from vardax.posterior.posterior import Posterior
 from vardax.types import Analysis, ConvergenceError, ConvergenceWarning, float_array, is_traced
@@ -261,7 +262,8 @@ def _problem_and_start(
     if first_guess is not None:
         structure = problem.covariance.out_structure()
         if jax.tree.structure(first_guess) != jax.tree.structure(structure):
-            first_guess = _completed(first_guess, problem.background, method)
+            background = problem.map_samples(lambda sample: sample.observe.result(sample.background))
+            first_guess = _completed(first_guess, background, method)
         first_guess = per_sample(first_guess, structure, problem.n_samples, "first_guess", owner)
         return problem, problem.map_samples(lambda sample, state: sample.control_of(state), first_guess)
     if control is not None:
@@ -280,6 +282,7 @@ def _completed(state: PyTree[Array], background: PyTree[Array], method: Abstract
 
 @eqx.filter_jit
 def _analyse(method: AbstractAnalysisMethod, batch: Any, first_guess: Any, control: Any) -> Analysis:
+    note_compilation(method, batch, first_guess, control)  # runs where this is traced
     problem, start = _problem_and_start(method, batch, first_guess, control)
     return problem.map_samples(method.solve, start)
 

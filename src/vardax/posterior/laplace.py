@@ -43,9 +43,10 @@ class _Iterative(eqx.Module):
 
     G: Callable
     GT: Callable
+    prior_part: Callable
 
     def solve(self, v: PyTree[Array]) -> PyTree[Array]:
-        normal = lambda u: jax.tree.map(jnp.add, u, self.GT(self.G(u)))  # noqa: E731
+        normal = lambda u: jax.tree.map(jnp.add, self.prior_part(u), self.GT(self.G(u)))  # noqa: E731
         operator = lx.FunctionLinearOperator(normal, jax.eval_shape(lambda: v), lx.positive_semidefinite_tag)
         tolerance = float(np.sqrt(jnp.finfo(jax.tree.leaves(v)[0].dtype).eps))
         return lx.linear_solve(operator, v, RelativeCG(tolerance, max_steps=1000), throw=False).value
@@ -139,7 +140,7 @@ class _SampleView(eqx.Module):
         _, G, GT = problem.linearise(control)
         _, S = jax.linearize(problem.control_to_state, control)
         transposed = jax.linear_transpose(S, control)
-        normal: NormalFactor | _Iterative = _Iterative(G, GT)
+        normal: NormalFactor | _Iterative = _Iterative(G, GT, problem.observe.prior_part)
         if cholesky is not None:
             normal = NormalFactor(G, GT, cholesky, in_control_space(problem))
         return cls(problem, control, normal, G, GT, S, lambda v: transposed(v)[0])
@@ -151,7 +152,7 @@ class _SampleView(eqx.Module):
         prior = unravel(jax.random.normal(for_control, flat.shape, flat.dtype))
         residual, as_residual = ravel_pytree(self.problem.zero_residual())
         noise = as_residual(jax.random.normal(for_residual, residual.shape, residual.dtype))
-        return self.normal.solve(jax.tree.map(jnp.add, prior, self.GT(noise)))
+        return self.normal.solve(jax.tree.map(jnp.add, self.problem.observe.prior_part(prior), self.GT(noise)))
 
     def exact_diagonal(self, normal: NormalFactor) -> PyTree[Array]:
         """diag(P) by one product per row of the factorised side.
