@@ -18,6 +18,7 @@ from vardax.models.incremental_fourdvar import IncrementalFourDVar
 from vardax.models.joint_control import AbstractJointControl, JointControl
 from vardax.models.method import AbstractAnalysisMethod
 from vardax.models.optimal_interpolation import OptimalInterpolation
+from vardax.models.recompilation import RecompilationWarning
 from vardax.models.strong_fourdvar import StrongFourDVar
 from vardax.models.threedvar import ThreeDVar
 from vardax.models.weak_fourdvar import WeakFourDVar
@@ -34,6 +35,7 @@ __all__ = [
     "MethodAnalysisStep",
     "ObservationBias",
     "OptimalInterpolation",
+    "RecompilationWarning",
     "StrongFourDVar",
     "ThreeDVar",
     "WeakFourDVar",
