@@ -262,7 +262,8 @@ def _problem_and_start(
     if first_guess is not None:
         structure = problem.covariance.out_structure()
         if jax.tree.structure(first_guess) != jax.tree.structure(structure):
-            first_guess = _completed(first_guess, problem.background, method)
+            background = problem.map_samples(lambda sample: sample.observe.result(sample.background))
+            first_guess = _completed(first_guess, background, method)
         first_guess = per_sample(first_guess, structure, problem.n_samples, "first_guess", owner)
         return problem, problem.map_samples(lambda sample, state: sample.control_of(state), first_guess)
     if control is not None:
