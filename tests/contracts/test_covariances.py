@@ -276,12 +276,12 @@ RECIPES = {
 
 
 def examples(kind):
-    """The recipe of every example whose class is of this kind."""
+    """The recipe of every example whose class is of this kind; all but the first of a covariance in the slow step."""
     return [
-        pytest.param(recipe, id=f"{cls.__name__}-{name}")
+        pytest.param(recipe, id=f"{cls.__name__}-{name}", marks=[pytest.mark.slow] if is_covariance(cls) and i else [])
         for cls in CLASSES
         if kind(cls)
-        for name, recipe in RECIPES.get(cls.__name__, {}).items()
+        for i, (name, recipe) in enumerate(RECIPES.get(cls.__name__, {}).items())
     ]
 
 

@@ -187,6 +187,7 @@ def test_float32_stays_float32(recipe):
     assert {leaf.dtype.name for leaf in jax.tree.leaves(results)} == {"float32"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ADJOINTS)
 @pytest.mark.parametrize("n_substeps", [1, 2])
 def test_the_whole_trajectory_has_the_right_tangent_and_adjoint(name, n_substeps):

@@ -126,10 +126,12 @@ def build(method: type, problem: Problem, dtype: str, minimiser, **options):
 
 
 def cases():
+    """Every method with every minimiser; of the windows, those that are not the default in the slow step."""
     for method in METHODS:
-        iterative = "minimiser" in inspect.signature(method).parameters
-        for name in MINIMISERS if iterative else [None]:
-            yield pytest.param(method, name, id=f"{method.__name__}-{name}" if name else method.__name__)
+        parameters = inspect.signature(method).parameters
+        for name in MINIMISERS if "minimiser" in parameters else [None]:
+            marks = [pytest.mark.slow] if "forward" in parameters and name not in (None, "default") else []
+            yield pytest.param(method, name, id=f"{method.__name__}-{name}" if name else method.__name__, marks=marks)
 
 
 def errors(method: type, minimiser_name: str | None, dtype: str, tol: float) -> float:

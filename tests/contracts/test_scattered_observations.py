@@ -156,6 +156,7 @@ def test_the_analysis_is_the_dense_formula(method):
         )
 
 
+@pytest.mark.slow
 @every_method
 def test_one_sample_is_its_own_batch(method):
     model = build(method)

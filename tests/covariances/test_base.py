@@ -97,6 +97,7 @@ def test_sample_covariance_within_its_sampling_error(covariance):
     assert np.max(np.abs(samples.mean(axis=0)) / np.sqrt(np.diag(matrix) / n)) < 5.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("covariance", [COVARIANCES[name]() for name in IN_SOLVERS], ids=IN_SOLVERS)
 @pytest.mark.parametrize(
     "solver",
@@ -120,6 +121,7 @@ def test_lineax_solves_with_it(covariance, solver):
     np.testing.assert_allclose(covariance.mv(alone), covariance.mv(v), atol=2e-3)
 
 
+@pytest.mark.slow
 @every_covariance
 def test_gradient_through_a_lineax_solve(covariance):
     v = field(covariance)
@@ -179,6 +181,7 @@ def test_every_lineax_hook_answers(covariance):
     np.testing.assert_allclose(full.mv(field(covariance)), covariance.mv(field(covariance)), atol=20 * EXACT)
 
 
+@pytest.mark.slow
 @every_covariance
 def test_float32_stays_float32(covariance):
     single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), covariance)

@@ -64,6 +64,7 @@ def dense(covariance, sigma, mask):
     return scale[:, None] * spread * scale[None, :]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_it_is_the_matrix_exponential_of_diffusion_normalised(name, equals_matrix):
     grid, length, sigma = CASES[name]()
@@ -126,6 +127,7 @@ def great_circle(latitude, longitude, cell):
     return np.arccos(np.clip(cosine, -1, 1))
 
 
+@pytest.mark.slow
 def test_on_the_sphere_the_distance_is_the_great_circle():
     """Rows of cells are shorter towards the poles: at 62° a length has twice as many cells as on the equator."""
     latitude, longitude = np.arange(-76.0, 77.0, 3.0), np.arange(0.0, 360.0, 3.0)
@@ -271,6 +273,7 @@ def test_an_eager_gradient_needs_no_steps():
     np.testing.assert_allclose(jax.grad(loss)(2.2), expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_lengths_without_values_need_steps():
     v = jnp.arange(12.0)
     product = lambda length: DiffusionCovariance((12,), length, steps=20).mv(v)  # noqa: E731

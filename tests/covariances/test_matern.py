@@ -194,6 +194,7 @@ def test_float32_is_as_good_as_float32_can_be():
     np.testing.assert_allclose(column, expected, atol=4e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.x64
 def test_free_log_determinant_of_a_large_grid_is_within_its_standard_error():
     covariance = MaternLinearOperator((40, 30), 2.0, 1.3, 0.5, boundary="free")

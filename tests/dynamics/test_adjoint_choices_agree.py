@@ -102,6 +102,7 @@ def differences(request):
     return request.param, control, directions, slopes
 
 
+@pytest.mark.slow
 @pytest.mark.x64
 @pytest.mark.parametrize("adjoint", ADJOINTS)
 def test_adjoint_choices_agree(differences, adjoint):

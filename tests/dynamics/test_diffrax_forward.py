@@ -66,6 +66,7 @@ def test_constant_steps_are_those_of_diffeqsolve(name):
     np.testing.assert_allclose(model.step(START, 0.02), theirs.ys[0], rtol=1e-13)
 
 
+@pytest.mark.slow
 @pytest.mark.x64
 @pytest.mark.parametrize("name", SLOW)
 def test_gradient_tangent_and_products_agree_with_central_differences(name):

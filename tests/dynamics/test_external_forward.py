@@ -85,6 +85,7 @@ def window():
     return Batch1D.from_observations(y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("minimiser", [None, optimistix.GaussNewton(1e-8, 1e-8)], ids=["L-BFGS", "Gauss-Newton"])
 def test_4dvar_with_a_numpy_model_is_4dvar_with_its_twin(minimiser):
     options = {"minimiser": minimiser, "tol": 1e-8 if jax.config.jax_enable_x64 else 1e-4, "max_steps": 60}
@@ -95,6 +96,7 @@ def test_4dvar_with_a_numpy_model_is_4dvar_with_its_twin(minimiser):
     np.testing.assert_allclose(ours.trajectory, twin.trajectory, **close)
 
 
+@pytest.mark.slow
 def test_the_posterior_is_that_of_the_twin():
     ours, twin = (
         LaplaceCovariance()(method.analyse(window()), method, window()).std()

@@ -128,6 +128,7 @@ def test_tangent_and_adjoint_are_transposes(name, adjoint):
     assert_trees_close(from_linearised, back, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.slow
 @pytest.mark.x64
 @pytest.mark.parametrize("adjoint", DISTINCT)
 @pytest.mark.parametrize("name", PROBLEMS)

@@ -106,6 +106,7 @@ def test_viscosity_damps_a_shear_flow_at_its_rate():
     np.testing.assert_allclose(end, np.exp(-0.05 * 4 * np.sin(np.pi / 12) ** 2 * 2.0) * u, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_4dvar_recovers_the_flow_from_the_elevation():
     """The state of the analysis is a tree, and the unobserved flow comes closer to the truth."""
     model = unit((6, 8), coriolis=0.5)

@@ -66,6 +66,7 @@ def test_a_truncated_iteration_is_better_than_the_background_and_says_so(max_ste
     assert not analysis.converged.any()
 
 
+@pytest.mark.slow
 def test_more_iterations_are_better(monkeypatch):
     monkeypatch.setattr(closed_form, "DENSE_LIMIT", 0)
     batched = posed()

@@ -76,6 +76,7 @@ def test_the_factor_needs_fewer_steps():
     assert 2 * int(with_factor.n_iterations) < int(without.n_iterations)
 
 
+@pytest.mark.slow
 @pytest.mark.x64
 @pytest.mark.parametrize("factor", [True, False])
 def test_cost_is_never_above_the_background_and_is_what_is_recorded(factor):
@@ -90,6 +91,7 @@ def test_cost_is_never_above_the_background_and_is_what_is_recorded(factor):
         assert np.isfinite(result.costs).sum() == np.isfinite(result.gradient_norms).sum() == min(n_steps, 1) + 1
 
 
+@pytest.mark.slow
 @pytest.mark.x64
 @pytest.mark.parametrize("n_steps", [0, 2, 200])
 def test_gradient_norm_is_that_of_the_cost_in_control_space(n_steps):
@@ -102,6 +104,7 @@ def test_gradient_norm_is_that_of_the_cost_in_control_space(n_steps):
     assert result.converged == (result.gradient_norm <= 1e-6 * result.gradient_norms[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["nothing", "infinite"])
 def test_the_background_stays_where_there_is_nothing_to_learn(kind):
     variances, innovation = data()

@@ -51,6 +51,7 @@ def test_exact_where_all_earlier_entries_are_neighbours():
     np.testing.assert_allclose(inverse @ covariance, np.eye(len(inverse)), atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.x64
 @pytest.mark.parametrize("shape", [(600,), (24, 30), (9, 8, 10)], ids=str)
 @pytest.mark.parametrize("boundary", ["periodic", "free"])

@@ -101,6 +101,7 @@ def test_the_iterative_form_is_the_dense_formula(large):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_steps", [1, 2, 5])
 def test_a_truncated_iteration_is_better_than_the_background(large, max_steps):
     model, batch, _ = large
@@ -214,6 +215,7 @@ def test_chi_square_is_one_when_the_covariances_are_right():
     assert abs(chi_square.mean() - 1) < 4 * np.sqrt(2 / m / samples)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [60, 150], ids=["fewer points than cells", "more points than cells"])
 @pytest.mark.parametrize("boundary", ["periodic", "free"])
 def test_a_covariance_by_fourier_transforms_is_factorised(boundary, count):

@@ -149,6 +149,7 @@ def test_a_grid_without_a_rim_clamps_nothing():
     np.testing.assert_allclose(found, [[350 / 90, 5 / 90]], rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.x64
 @pytest.mark.parametrize("transform", [jax.jacfwd, jax.jacrev])
 def test_derivatives_with_respect_to_the_position(transform):

@@ -87,6 +87,7 @@ def test_gaps_of_all_kinds_are_masked():
     np.testing.assert_array_equal(operator(jnp.asarray(X))[jnp.array([1, 5, 6])], 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.x64
 def test_the_analysis_is_the_dense_formula_and_new_counts_of_each_do_not_compile(count_compilations):
     """Weights reach the errors, costs are those of each instrument."""
