@@ -81,7 +81,7 @@ def dolph_chebyshev_weights(n_entries: int, cutoff: float) -> Float[np.ndarray, 
     """The weights w of a window of `n_entries` entries, an odd number, in float64; they add up to 1.
 
     >>> dolph_chebyshev_weights(5, 4.0).round(4).tolist()
-    [0.1072, 0.2359, 0.3137, 0.2359, 0.1072]
+    [0.1176, 0.2353, 0.2941, 0.2353, 0.1176]
     """
     if n_entries < 3 or n_entries % 2 == 0:
         raise ValueError(
