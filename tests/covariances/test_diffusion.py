@@ -155,6 +155,34 @@ def test_on_a_curvilinear_grid_the_distance_is_the_straight_line():
     np.testing.assert_allclose(found[near], np.exp(-(distance**2) / 2 / 3.5**2)[near], atol=2e-2)
 
 
+def sphere(mask=None):
+    latitude, longitude = np.arange(-75.0, 76.0, 10.0), np.arange(0.0, 360.0, 12.0)
+    return Grid.latlon(latitude, longitude, mask=mask, radius=1.0), 0.3
+
+
+def ring(mask=None):
+    radius, angle = np.linspace(10.0, 24.0, 15), np.linspace(0, 2 * np.pi, 30, endpoint=False)
+    r, theta = np.meshgrid(radius, angle, indexing="ij")
+    sizes = [np.full(15, 1.0), r * (angle[1] - angle[0])]
+    return Grid([r * np.cos(theta), r * np.sin(theta)], cell_size=sizes, periodic=(1,), mask=mask), 5.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("normalisation", [Exact(), Randomised(1000)], ids=["exact", "randomised"])
+@pytest.mark.parametrize("make", [sphere, ring])
+def test_the_diagonal_is_one_to_a_percent_on_grids_of_unequal_cells(make, normalisation):
+    """With land, and in every cell of the sea at its coast too."""
+    sea = land(make()[0].shape, seed=4)
+    grid, length = make(sea)
+    covariance = DiffusionCovariance(grid, length, normalisation)
+    variances = np.diag(np.asarray(covariance.as_matrix())).reshape(grid.shape)
+    assert np.all(variances[~sea] == 0)
+    difference = variances[sea] - 1
+    assert np.sqrt(np.mean(difference**2)) < 0.01
+    if isinstance(normalisation, Exact):
+        assert np.max(np.abs(difference)) < 10 * EXACT
+
+
 def test_lengths_that_vary_slowly_are_those_of_the_place():
     n = 160
     lengths = 4 + 4 * np.linspace(0, 1, n)
