@@ -9,7 +9,7 @@ down; each further vector is one product with A.
 
 The vectors may run out first. When the next one vanishes, the span is invariant: Lanczos from one start sees each
 eigenvalue once, so it goes on with GᵀG applied to noise, orthogonal to what is known. If that vanishes too, G sees
-nothing more, the rest of A is the identity, and the pairs at hand are exact: with p observations at most p + 1 are.
+nothing more, the rest of A is the identity, and the pairs at hand are exact: p observations give about p of them.
 
 Where there is no usable record (another minimiser, `DualCG`, `cvt=False`, a preconditioner, `inner_forward`), Lanczos
 starts afresh at the analysis, with Gᵀr.
@@ -35,8 +35,12 @@ __all__ = ["extended", "last_hessian"]
 DEFAULT_PAIRS = 30
 """How many pairs an analysis without a record gets: the inner steps that `IncrementalConfig` allows."""
 
-VANISHED = 1e3
-"""A vector that keeps less than this many rounding errors of its length, orthogonal to the basis, has vanished."""
+VANISHED = 30.0
+"""A vector that keeps less than this many rounding errors of its length, orthogonal to the basis, has vanished. One
+that is rounding error all the same costs a product, and no accuracy."""
+
+EXHAUSTED = 1e3
+"""GᵀG times noise has vanished below this many rounding errors: eigenvalues that differ from 1 by less are left out."""
 
 
 def last_hessian(
@@ -48,6 +52,11 @@ def last_hessian(
     """
     if n_pairs is not None and n_pairs < 1:
         raise ValueError(f"last_hessian: `n_pairs` is {n_pairs}, expected at least 1.")
+    if not problem.observe.proper:
+        raise ValueError(
+            "last_hessian: part of the control has no prior, so the Hessian is not the identity where G sees nothing; "
+            "take sub-windows one after another, `parallel=False`."
+        )
     record = analysis.krylov
     usable = isinstance(record, KrylovRecord) and record.control is not None
     return _last_hessian(problem, analysis.control, record if usable else None, n_pairs)
@@ -143,7 +152,7 @@ def _next_vector(
         noise = jax.random.normal(jax.random.fold_in(jax.random.key(0), number), flat.shape, flat.dtype)
         image = jax.tree.map(lambda a, c: a.astype(c.dtype), GTG(unravel(noise)), candidate)
         other, left = _orthogonal(basis, image)
-        nothing = left <= VANISHED * jnp.finfo(flat.dtype).eps * tree_norm(image)
+        nothing = left <= EXHAUSTED * jnp.finfo(flat.dtype).eps * tree_norm(image)
         return jax.tree.map(lambda leaf: jnp.where(nothing, jnp.zeros_like(leaf), leaf), other), length * 0, nothing
 
     vanished = (length <= rounding) | (length == 0)
