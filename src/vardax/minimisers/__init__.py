@@ -41,13 +41,15 @@ from vardax.minimisers.moments import (
 from vardax.minimisers.observed import ObservedEntries, ObservedSamples
 from vardax.minimisers.problem import BatchedProblem, ControlSpaceProblem
 from vardax.minimisers.recording import Record, RecordingSolver
+from vardax.minimisers.sub_windows import SubWindows
 from vardax.minimisers.transforms import AbstractControlTransform, Exp, Identity, Softplus
-from vardax.minimisers.windows import InnerWindow, Snapshot, WeakWindow, Window
+from vardax.minimisers.windows import AbstractObserving, InnerWindow, Snapshot, WeakWindow, Window
 
 __all__ = [
     "AbstractControlTransform",
     "AbstractInnerSolver",
     "AbstractMoments",
+    "AbstractObserving",
     "AbstractTimeInterpolation",
     "AbstractVectors",
     "Backtracking",
@@ -83,6 +85,7 @@ __all__ = [
     "Simplification",
     "Snapshot",
     "Softplus",
+    "SubWindows",
     "WeakWindow",
     "Window",
     "iterate",
