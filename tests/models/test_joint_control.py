@@ -68,12 +68,14 @@ METHODS = {
     "dual": functools.partial(build, IncrementalFourDVar, dataclasses.replace(LOOPS, inner_solver=DualCG())),
     "pairs": functools.partial(build, IncrementalFourDVar, dataclasses.replace(LOOPS, cvt=False)),
     "weak": functools.partial(build, WeakFourDVar, DenseCovariance(Q)),
+    "sub-windows": functools.partial(build, WeakFourDVar, DenseCovariance(Q), sub_windows=3, parallel=True),
 }
+ERRORS = {"weak": ENTRIES - 1, "sub-windows": ENTRIES - 2}  # the last sub-window ends without a jump
 
 
-def dense(sample, weak=False, mean=THETA_B):
+def dense(sample, n_errors=0, mean=THETA_B):
     """(analysis, posterior covariance, gain of the prior mean) of (x_0, eta, theta) by the textbook formulas."""
-    blocks = [B, *([Q] * (ENTRIES - 1) if weak else []), C]
+    blocks = [B, *[Q] * n_errors, C]
     prior = np.zeros((sum(map(len, blocks)),) * 2)
     starts = np.cumsum([0, *map(len, blocks)])
     for start, block in zip(starts, blocks, strict=False):
@@ -84,7 +86,7 @@ def dense(sample, weak=False, mean=THETA_B):
         if t:
             state = A @ state
             state[:, -K:] += P
-            if weak:
+            if t <= n_errors:
                 state[:, starts[t] : starts[t + 1]] += np.eye(N)
         rows.append(H @ state)
     y = Y[sample].ravel()
@@ -108,7 +110,7 @@ def test_analysis_and_posterior_are_those_of_the_augmented_state(name):
     assert theta.shape == (SAMPLES, K)
     std = posterior.std()
     for sample in range(SAMPLES):
-        expected, P_a, _ = dense(sample, name == "weak")
+        expected, P_a, _ = dense(sample, ERRORS.get(name, 0))
         np.testing.assert_allclose(flat(analysis.state, sample), expected, **CLOSE)
         np.testing.assert_allclose(flat(std, sample), np.sqrt(np.diag(P_a)), **CLOSE)
         terms = jax.tree.map(lambda a, i=sample: a[i], analysis.cost.last)
