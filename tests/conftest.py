@@ -52,6 +52,10 @@ hypothesis.settings.load_profile("vardax")
 COMPILED = "/jax/core/compile/backend_compile_duration"
 TRACED = "/jax/core/compile/jaxpr_trace_duration"
 
+MOST_KEPT = 500
+"""Executables that a process keeps."""
+
+_kept = 0
 _counters: list["Compilations"] = []
 _per_test: collections.Counter[str] = collections.Counter()
 
@@ -118,7 +122,17 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None):
     with _count_compilations() as counter:
         result = yield
     _per_test[item.nodeid] += counter.n
+    _forget_if_many(counter.n)
     return result
+
+
+def _forget_if_many(n: int) -> None:
+    """Forget executables within a long file too: each maps some tens of pieces of memory, and Linux allows 65530."""
+    global _kept
+    _kept += n
+    if _kept > MOST_KEPT:
+        jax.clear_caches()
+        _kept = 0
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -154,4 +168,6 @@ def pytest_terminal_summary(terminalreporter, exitstatus: int, config: pytest.Co
 def _forget_compiled_programs():
     """Each file leaves its executables behind: kept until the end, they would need tens of gigabytes."""
     yield
+    global _kept
+    _kept = 0
     jax.clear_caches()

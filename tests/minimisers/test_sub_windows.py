@@ -148,11 +148,12 @@ def test_the_gradient_of_the_analysis_is_that_of_differences():
     np.testing.assert_allclose(slope, (mean_start(1.001) - mean_start(0.999)) / 0.002, rtol=1e-5)
 
 
-def test_it_compiles_once():
-    model = weak(sub_windows=2, parallel=True)
+def test_it_compiles_once(count_compilations):
+    model, other = weak(sub_windows=2, parallel=True), Batch1D.from_observations(Y + 1)
     model.analyse(BATCH)
-    with jax.no_tracing():
-        model.analyse(Batch1D.from_observations(Y + 1))
+    with count_compilations() as compiled:
+        model.analyse(other)
+    assert compiled.n == 0, compiled.names
 
 
 @pytest.mark.parametrize(
