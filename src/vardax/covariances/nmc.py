@@ -59,10 +59,11 @@ def nmc_covariance(
 
     The grid must be uniform for the fit; on others give `correlation`, a `DiffusionCovariance` for instance.
 
-    >>> truth = ScaledCovariance(2.0, fit_matern(jax.random.normal(jax.random.key(0), (40, 32))).covariance)
-    >>> pairs = truth.sample(jax.random.key(1), 100).reshape(50, 2, 32)
+    >>> from vardax.covariances.matern import MaternLinearOperator
+    >>> truth = MaternLinearOperator(64, 4.0)
+    >>> pairs = truth.sample(jax.random.key(1), 100).reshape(50, 2, 64)
     >>> nmc_covariance(pairs).diagonal().shape
-    (32,)
+    (64,)
     """
     if not factor > 0:
         raise ValueError(f"{OWNER}: `factor` is {factor}, expected a positive number.")
