@@ -22,10 +22,12 @@ import optimistix as optx
 from jaxtyping import Array, Float, PyTree
 
 from vardax.covariances.functions import inv_mv
+from vardax.covariances.repeated import RepeatedCovariance
 from vardax.dynamics.adjoint_memory import check_tangents
 from vardax.minimisers.moments import AbstractTimeInterpolation, LinearInTime
 from vardax.minimisers.observed import ObservedEntries, ObservedSamples, locate, read_samples, restrict_samples
 from vardax.minimisers.point_counts import as_points, of_one_count
+from vardax.minimisers.problem import tree_dot
 from vardax.minimisers.windows import Snapshot, WeakWindow, Window, starting
 from vardax.obs_operators.linearisation import is_linear
 
@@ -103,13 +105,13 @@ class WeakConstraintCost(eqx.Module):
     time_interpolation: AbstractTimeInterpolation = LinearInTime()
 
     def __call__(self, x: tuple[PyTree[Array], PyTree[Array]], batch: Any, **kw: Any) -> Float[Array, ""]:
-        Q = self.model_err_cov_op
-        one_interval = Q.out_structure() == self.prior_cov_op.out_structure()
+        Q, n_errors = self.model_err_cov_op, jax.tree.leaves(x[1])[0].shape[1]
+        if Q.out_structure() == self.prior_cov_op.out_structure():
+            Q = RepeatedCovariance(Q, n_errors)
 
         def prior(x: tuple[PyTree[Array], PyTree[Array]]) -> Float[Array, ""]:
             state, errors = x
-            each = jax.vmap(lambda one: _half_square(one, Q)) if one_interval else lambda all: _half_square(all, Q)
-            return _background_term(self, state) + jnp.sum(each(errors))
+            return _background_term(self, state) + _half_square(errors, Q)
 
         observe = lambda samples: WeakWindow(Window.of(self, samples))  # noqa: E731
         return _summed_cost(self, x, batch, observe, prior, lambda h, x: h(x), window=True)
@@ -163,8 +165,7 @@ def on_samples(tree: PyTree[Array], structure: PyTree, n_samples: int) -> PyTree
 
 def _half_square(v: PyTree[Array], covariance: lx.AbstractLinearOperator) -> Float[Array, ""]:
     """½ vᵀ A⁻¹ v."""
-    products = jax.tree.map(lambda a, b: jnp.sum(a * b), v, inv_mv(covariance, v))
-    return 0.5 * jax.tree.reduce(jnp.add, products)
+    return 0.5 * tree_dot(v, inv_mv(covariance, v))
 
 
 def _background_term(cost: Any, state: PyTree[Array]) -> Float[Array, ""]:
