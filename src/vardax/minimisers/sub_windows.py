@@ -63,11 +63,10 @@ class SubWindows(AbstractObserving):
     def of_result(self, result: States) -> States:
         """The states at the starts, one sub-window after another."""
         first, jumps = result
-        size = self.window.forward.dt * self.window.n_substeps * self.length
 
         def next_start(carry: tuple[PyTree[Array], Array], jump: PyTree[Array]) -> tuple[tuple, PyTree[Array]]:
             state, j = carry
-            end = jax.tree.map(lambda x: x[-1], self._part(self._time(j, size)).trajectory(state))
+            end = jax.tree.map(lambda x: x[-1], self._part(self._time(j)).trajectory(state))
             start = jax.tree.map(lambda e, eta: e + eta.astype(e.dtype), end, jump)
             return (start, j + 1), start
 
@@ -99,13 +98,13 @@ class SubWindows(AbstractObserving):
         """(n_runs, length + 1, *state): the trajectories of all sub-windows."""
         n_runs = self.window.n_steps // self.length
         starts = jax.tree.map(lambda x, later: jnp.concatenate([x[None], later])[:n_runs], *state)
-        size = self.window.forward.dt * self.window.n_substeps * self.length
-        times = self._time(jnp.arange(n_runs), size)
+        times = self._time(jnp.arange(n_runs))
         return jax.vmap(lambda x, t: self._part(t).trajectory(x))(starts, times)
 
-    def _time(self, j: Array, size: Array | float) -> Array:
+    def _time(self, j: Array) -> Array:
         """When sub-window j starts."""
         start = jnp.asarray(self.window.t0)
+        size = self.window.forward.dt * self.window.n_substeps * self.length
         return start + j.astype(start.dtype) * in_state_dtype(size, start)
 
     def _part(self, t0: Array | float) -> Window:

@@ -10,6 +10,7 @@ only be told apart where some observations have none, or by their priors.
 Dee, D. P. (2005). Bias and data assimilation. QJRMS 131, 3323-3343.
 """
 
+import abc
 from collections.abc import Callable
 from typing import Any
 
@@ -81,16 +82,23 @@ def _fitting(bias: Array, leaf: Array) -> Array:
     return bias
 
 
-class ObservationBias(AbstractJointControl):
-    """A constant b that is added to the predicted observations: a number, or of the shape of one entry, or of all."""
+class _AbstractOffset(AbstractJointControl):
+    """A theta that is an array with a mean and a covariance, and nothing else to set."""
 
     mean: Array
     cov_op: lx.AbstractLinearOperator
     control_transform: PyTree
 
     def __init__(self, mean: Any, cov_op: Any):
-        self.mean, self.cov_op = joint_prior("ObservationBias", mean, cov_op)
+        self.mean, self.cov_op = joint_prior(type(self).__name__, mean, cov_op)
         self.control_transform = Identity()
+
+    @abc.abstractmethod
+    def prediction(self, predicted: Array, observed: Any, theta: Array) -> Array: ...
+
+
+class ObservationBias(_AbstractOffset):
+    """A constant b that is added to the predicted observations: a number, or of the shape of one entry, or of all."""
 
     def prediction(self, predicted: Array, observed: Any, theta: Array) -> Array:
         if theta.shape not in ((), predicted.shape[1:], predicted.shape):
@@ -101,16 +109,8 @@ class ObservationBias(AbstractJointControl):
         return predicted + jnp.broadcast_to(theta, predicted.shape).astype(predicted.dtype)
 
 
-class InstrumentBias(AbstractJointControl):
+class InstrumentBias(_AbstractOffset):
     """A constant b_i for each instrument i, added to what is predicted for its observations: (n_instruments,)."""
-
-    mean: Array
-    cov_op: lx.AbstractLinearOperator
-    control_transform: PyTree
-
-    def __init__(self, mean: Any, cov_op: Any):
-        self.mean, self.cov_op = joint_prior("InstrumentBias", mean, cov_op)
-        self.control_transform = Identity()
 
     def prediction(self, predicted: Array, observed: Any, theta: Array) -> Array:
         if theta.shape != (observed.n_instruments,) or observed.instrument is None:
