@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xarray
 
 from vardax.obs_operators import ColumnRetrieval, RetrievalKernel, averaging_kernel_from_l2
 
@@ -116,7 +117,6 @@ def test_soundings_with_gaps_are_missing_observations(gap):
 
 
 def test_an_xarray_dataset_is_a_product():
-    xarray = pytest.importorskip("xarray")
     dims = ("scanline", "ground_pixel", "layer")
     dataset = xarray.Dataset({name: (dims[: array.ndim], array) for name, array in methane().items()})
     found, expected = (averaging_kernel_from_l2(product) for product in (dataset, methane()))
