@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from vardax.cli.main import main, version
+from vardax.experiments.index import EXPERIMENTS
 
 LIGHT = ["--help"], ["--version"], ["list"], ["show", "lorenz96"], ["show", "ThreeDVar"], ["run", "--help"], ["shwo"]
 
@@ -65,6 +66,14 @@ def test_show_an_experiment(capsys):
         "0.410 ± 0.002  (stated: 0.41)",
     ):
         assert words in text
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_shows_what_is_expected_of_it(name, capsys):
+    assert main(["show", name]) == 0
+    shown = capsys.readouterr().out.partition("Expected scores")[2]
+    assert "OptimalInterpolation" in shown
+    assert "±" in shown
 
 
 def test_show_a_method(capsys):

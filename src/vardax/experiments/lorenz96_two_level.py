@@ -10,6 +10,7 @@ The truth has no model error; `WeakFourDVar` allows for some all the same (Q = x
 
 Expected scores were measured with these settings ("measured", 200 windows, with the standard error); beside them what a
 public benchmark of a comparable library states for one window of this case ("stated"), whose background is not known.
+`IncrementalFourDVar` stops after its three outer loops, before it has converged; with fifteen it comes close to strong 4DVar.
 """
 
 import dataclasses
@@ -54,7 +55,14 @@ Config = TwoLevelConfig
 QUICK = {"cycles": 6}
 """Settings of `vardax run lorenz96-two-level --quick`: to see that it works, not to compare scores."""
 
-EXPECTED: dict[str, Expected] = {}
+EXPECTED = {
+    "climatology": Expected(None, 2.263, 0.029),
+    "OptimalInterpolation": Expected(2.27, 2.069, 0.026),
+    "ThreeDVar": Expected(None, 2.069, 0.026),
+    "StrongFourDVar": Expected(1.75, 0.646, 0.059),
+    "IncrementalFourDVar": Expected(None, 1.406, 0.059),
+    "WeakFourDVar": Expected(1.58, 0.637, 0.058),
+}
 """RMSE over window and state, for the default settings and any seed."""
 
 
