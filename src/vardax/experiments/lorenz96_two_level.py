@@ -10,7 +10,7 @@ The truth has no model error; `WeakFourDVar` allows for some all the same (Q = x
 
 Expected scores were measured with these settings ("measured", 200 windows, with the standard error); beside them what a
 public benchmark of a comparable library states for one window of this case ("stated"), whose background is not known.
-`IncrementalFourDVar` stops after its three outer loops, before it has converged; with fifteen it comes close to strong 4DVar.
+`IncrementalFourDVar` stops after three outer loops, before it has converged; with fifteen it is close to strong 4DVar.
 """
 
 import dataclasses
