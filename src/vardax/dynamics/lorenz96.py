@@ -44,8 +44,21 @@ def advection(x: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
 @advection.defjvp
 def _advection_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     (x,), (dx,) = primals, tangents
-    tangent = (_neighbour(dx, 1) - _neighbour(dx, -2)) * _neighbour(x, -1)
-    return advection(x), tangent + (_neighbour(x, 1) - _neighbour(x, -2)) * _neighbour(dx, -1)
+    tangent = (_shifted(dx, 1) - _shifted(dx, -2)) * _neighbour(x, -1)
+    return advection(x), tangent + (_neighbour(x, 1) - _neighbour(x, -2)) * _shifted(dx, -1)
+
+
+def _shifted(x: Array, offset: int) -> Array:
+    """`_neighbour` as a linear map that knows its transpose, the shift back; that of a gather is a slow scatter.
+
+    A shift solves the system whose matrix is the shift back: so JAX learns the transpose by its public means.
+    """
+    return jax.lax.custom_linear_solve(
+        lambda v: _neighbour(v, -offset),
+        x,
+        solve=lambda _, b: _neighbour(b, offset),
+        transpose_solve=lambda _, c: _neighbour(c, -offset),
+    )
 
 
 def _neighbour(x: Array, offset: int) -> Array:
