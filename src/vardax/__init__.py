@@ -12,6 +12,7 @@ Where things are, from the data to the report:
 - `models`: the methods, one file each
 - `posterior`: how sure an analysis is
 - `cycle`: analysis -> forecast -> next background
+- `simulation`: twins, a known truth with its observations and background
 - `validation`: checks of your own models, operators and covariances
 - `diagnostics`, `metrics`: what the numbers say
 - `data`, `plotting`: xarray and figures, imported on demand

@@ -23,7 +23,7 @@ from vardax.dynamics.lorenz96 import Lorenz96
 from vardax.dynamics.rollout import rollout
 from vardax.experiments.lorenz96_two_level import TwoLevelConfig
 from vardax.experiments.lorenz96_two_level_windows import make_windows
-from vardax.experiments.windows import observe, simulate_windows
+from vardax.experiments.windows import observe_windows, simulate_windows
 from vardax.minimisers.gauss_newton import IncrementalConfig
 from vardax.models.incremental_fourdvar import IncrementalFourDVar
 from vardax.models.optimal_interpolation import OptimalInterpolation
@@ -97,7 +97,7 @@ def test_a_typical_window_is_at_or_below_the_reference_and_none_diverges(case):
     forward, _, observed, sd, mean, variances = make(0)
     truth = jnp.concatenate([make(seed)[1] for seed in range(SEEDS)])
     methods = make_methods(forward, observed, sd, mean, variances)
-    y = observe(jax.random.key(100), truth, methods["OI"].obs_op, methods["OI"].obs_cov_op, every=4)
+    y = observe_windows(jax.random.key(100), truth, methods["OI"].obs_op, methods["OI"].obs_cov_op, every=4)
     spread = np.sqrt(np.mean(np.var(np.asarray(truth), axis=(0, 1))))
     for name, stated in reference.items():
         alone = name == "OI"

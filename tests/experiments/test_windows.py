@@ -9,7 +9,7 @@ from vardax.covariances.diagonal import DiagonalCovariance
 from vardax.dynamics.lorenz96 import Lorenz96
 from vardax.dynamics.rollout import rollout
 from vardax.experiments.twin import Row
-from vardax.experiments.windows import Windows, assimilate_windows, observe, score_windows, simulate_windows
+from vardax.experiments.windows import Windows, assimilate_windows, observe_windows, score_windows, simulate_windows
 from vardax.models.optimal_interpolation import OptimalInterpolation
 from vardax.models.strong_fourdvar import StrongFourDVar
 from vardax.obs_operators.point import PointObs
@@ -24,7 +24,7 @@ def windows():
     truth = simulate_windows(
         jax.random.key(0), forward, jnp.full(N, 2.0), n_windows=WINDOWS, n_steps=ENTRIES - 1, gap=20, spin_up=50
     )
-    y = observe(jax.random.key(1), truth, PointObs(SEEN), R, every=2)
+    y = observe_windows(jax.random.key(1), truth, PointObs(SEEN), R, every=2)
     return Windows(forward, PointObs(SEEN), R, SEEN, jnp.full(N, 2.3), truth, y)
 
 

@@ -22,7 +22,7 @@ FLOORS = (
     "adjoints",
     "covariances obs_operators dynamics priors grad_mod",
     "minimisers",
-    "primitives posterior amortized latent",
+    "primitives posterior amortized latent simulation",
     "models",
     "training persist cycle validation diagnostics metrics",
     "data plotting",

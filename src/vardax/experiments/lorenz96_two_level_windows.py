@@ -14,7 +14,7 @@ from vardax.experiments.lorenz96_two_level import TwoLevelConfig
 from vardax.experiments.recipes import lacking_slots, required_slots
 from vardax.experiments.results import Results
 from vardax.experiments.twin import Row
-from vardax.experiments.windows import Windows, observe, score_windows, simulate_windows
+from vardax.experiments.windows import Windows, observe_windows, score_windows, simulate_windows
 from vardax.obs_operators.point import PointObs
 
 __all__ = ["assimilate_all", "make_rows", "make_windows"]
@@ -48,7 +48,7 @@ def make_windows(config: TwoLevelConfig) -> tuple[Windows, Any]:
     sizes = {"gap": GAP, "spin_up": SPIN_UP}
     past = simulate_windows(for_past, forward, start, n_windows=CLIMATOLOGY, n_steps=0, **sizes)[:, 0]
     truth = simulate_windows(for_truth, forward, start, n_windows=config.cycles, n_steps=config.steps, **sizes)
-    observations = observe(for_noise, truth, obs_op, obs_cov_op, config.every)
+    observations = observe_windows(for_noise, truth, obs_op, obs_cov_op, config.every)
     mean, variances = _by_level(jnp.mean(past, axis=0), config.K), _by_level(jnp.var(past, axis=0), config.K)
     return Windows(forward, obs_op, obs_cov_op, observed, mean, truth, observations), variances
 

@@ -26,6 +26,7 @@ from vardax.cycle.smoother import VarSmootherCycle
 from vardax.cycle.state import CycleHistory, DAState
 from vardax.dynamics.discrete import DiscreteForward
 from vardax.dynamics.rollout import rollout
+from vardax.simulation.observations import observe
 from vardax.types import Batch1D, ConvergenceWarning
 
 __all__ = [
@@ -79,8 +80,7 @@ def simulate(
     for_start, for_noise = jax.random.split(key)
     start = first_guess + x0_variance**0.5 * jax.random.normal(for_start, first_guess.shape, first_guess.dtype)
     truth = eqx.filter_jit(rollout)(forward, start, n_cycles)
-    noise = obs_cov_op.sample(for_noise, n_cycles)
-    observations = jax.vmap(obs_op)(truth[1:]) + noise
+    observations = observe(for_noise, truth[1:], obs_op, obs_cov_op)
     return Twin(
         forward, obs_op, obs_cov_op, first_guess, truth, observations, jnp.mean(truth, axis=0), jnp.cov(truth.T)
     )

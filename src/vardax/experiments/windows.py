@@ -25,9 +25,10 @@ from vardax.cycle.state import CycleHistory, CycleReport
 from vardax.dynamics.rollout import rollout
 from vardax.experiments.results import Results, score_estimates
 from vardax.experiments.twin import Estimate, Row, quietly
+from vardax.simulation.observations import observe
 from vardax.types import Batch1D
 
-__all__ = ["Windows", "assimilate_windows", "observe", "score_windows", "simulate_windows"]
+__all__ = ["Windows", "assimilate_windows", "observe_windows", "score_windows", "simulate_windows"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,13 +68,13 @@ def simulate_windows(
     return eqx.filter_jit(jax.vmap(lambda x: rollout(forward, x, n_steps)))(starts)
 
 
-def observe(key: PRNGKeyArray, truth: Array, obs_op: Any, obs_cov_op: Any, every: int) -> Float[Array, "W E p"]:
+def observe_windows(
+    key: PRNGKeyArray, truth: Array, obs_op: Any, obs_cov_op: Any, every: int
+) -> Float[Array, "windows entries p"]:
     """Noisy observations of every `every`-th state; NaN at the others."""
     n_windows, n_entries, _ = truth.shape
-    noise = obs_cov_op.sample(key, n_windows * n_entries)
-    exact = jax.vmap(jax.vmap(obs_op))(truth)
-    seen = (jnp.arange(n_entries) % every == 0)[None, :, None]
-    return jnp.where(seen, exact + noise.reshape(exact.shape), jnp.nan)
+    seen = jnp.tile(jnp.arange(n_entries) % every == 0, n_windows)
+    return observe(key, _flat(truth), obs_op, obs_cov_op, mask=seen).reshape(n_windows, n_entries, -1)
 
 
 def assimilate_windows(windows: Windows, row: Row) -> Estimate:
