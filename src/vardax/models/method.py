@@ -51,6 +51,8 @@ from vardax.types import Analysis, ConvergenceError, ConvergenceWarning, float_a
 __all__ = ["AbstractAnalysisMethod", "ControlPrior"]
 
 
+_NO_TRANSFORM = Identity()
+
 _WRAPPERS = ("", "vardax", "equinox", "jaxtyping")
 
 MethodT = TypeVar("MethodT", bound="AbstractAnalysisMethod")
@@ -95,12 +97,12 @@ class AbstractAnalysisMethod(eqx.Module):
 
     def control_prior(self, samples: Any) -> tuple[ControlPrior, ...]:
         """The prior of the control, in parts: of the state, unless a method estimates more than a state."""
-        transform = getattr(self, "control_transform", Identity())
+        transform = getattr(self, "control_transform", _NO_TRANSFORM)
         return (ControlPrior(self.prior_mean, self.prior_cov_op, transform),)
 
     def problem(self, batch: Any) -> BatchedProblem:
         """The control-space problem of a batch: `cost`, `gradient`, `hessian_product`, ... for each sample."""
-        return _problem(self, self._checked(batch))
+        return _problem(self, _checked(self, batch))
 
     def __call__(self, batch: Any) -> PyTree[Array]:
         """The analysis states (B, *state). One warning where an eager call did not converge; see `analyse`."""
@@ -126,8 +128,10 @@ class AbstractAnalysisMethod(eqx.Module):
         `Analysis`, or its control): starts change the number of iterations, not the analysis.
         """
         overrides = {"prior_mean": background, "prior_cov_op": prior_cov_op, "obs_cov_op": obs_cov_op, "obs_op": obs_op}
-        method = self.with_(**{name: value for name, value in overrides.items() if value is not None})
-        analysis = _analyse(method, method._checked(batch), *method._start(first_guess, warm_start))
+        given = {name: value for name, value in overrides.items() if value is not None}
+        method = self.with_(**given) if given else self
+        start = _start(type(self).__name__, first_guess, warm_start)
+        analysis = _analyse(method, _checked(method, batch), *start)
         if self.strict:
             self._raise(analysis)
         return analysis
@@ -146,7 +150,8 @@ class AbstractAnalysisMethod(eqx.Module):
         if not self.iterative:
             yield self.analyse(batch, first_guess=first_guess, warm_start=warm_start)
             return
-        problem, start = _problem_and_start(self, self._checked(batch), *self._start(first_guess, warm_start))
+        start = _start(type(self).__name__, first_guess, warm_start)
+        problem, start = _problem_and_start(self, _checked(self, batch), *start)
         minimiser = getattr(self, "minimiser", None)
         yield from iterate(problem, minimiser, tol=self.tol, max_steps=self.max_steps, start=start)
 
@@ -173,30 +178,6 @@ class AbstractAnalysisMethod(eqx.Module):
         """This method as the update of a cycle: (forecast, obs, *, obs_op, obs_err_cov) -> analysis."""
         return MethodAnalysisStep(self)
 
-    def _checked(self, batch: Any) -> Any:
-        """The batch, scattered points filled up to a common count, after a check of types and values.
-
-        Values only an eager call can see; shapes are checked where the problem is posed.
-        """
-        check_batch(batch, type(self).__name__)
-        batch = fill_up(batch, self.obs_op, self.obs_cov_op, type(self).__name__)
-        check_positions(self.obs_op, batch, self.prior_cov_op, type(self).__name__)
-        check_background_values(self.prior_mean, getattr(self, "control_transform", Identity()), type(self).__name__)
-        if (joint := getattr(self, "joint", None)) is not None:
-            check_joint_values(joint, type(self).__name__)
-        if self.takes_window:
-            check_times(batch, type(self).__name__)
-            check_moments(batch, self, type(self).__name__)
-        return batch
-
-    def _start(self, first_guess: Any, warm_start: Any) -> tuple[Any, Any]:
-        """(first guess or None, control or None), as arrays."""
-        if first_guess is not None and warm_start is not None:
-            owner = type(self).__name__
-            raise ValueError(f"{owner}: give `first_guess` (a state) or `warm_start` (an Analysis), not both.")
-        control = warm_start.control if isinstance(warm_start, Analysis) else warm_start
-        return as_state(first_guess), as_state(control)
-
     def _warn(self, analysis: Analysis) -> None:
         if not is_traced(analysis.converged) and not np.all(np.asarray(analysis.converged)):
             # The warning names the user's line: the first frame outside vardax and the wrappers of its methods.
@@ -209,6 +190,33 @@ class AbstractAnalysisMethod(eqx.Module):
     def _raise(self, analysis: Analysis) -> None:
         if not is_traced(analysis.converged) and not np.all(np.asarray(analysis.converged)):
             raise ConvergenceError(f"{type(self).__name__}: {analysis.message()}")
+
+
+def _checked(method: AbstractAnalysisMethod, batch: Any) -> Any:
+    """The batch, scattered points filled up to a common count, after a check of types and values.
+
+    Values only an eager call can see; shapes are checked where the problem is posed. This and `_start` are functions
+    and not methods, because every call pays for them: equinox makes a module of a bound method.
+    """
+    owner, transform = type(method).__name__, getattr(method, "control_transform", _NO_TRANSFORM)
+    check_batch(batch, owner)
+    batch = fill_up(batch, method.obs_op, method.obs_cov_op, owner)
+    check_positions(method.obs_op, batch, method.prior_cov_op, owner)
+    check_background_values(method.prior_mean, transform, owner)
+    if (joint := getattr(method, "joint", None)) is not None:
+        check_joint_values(joint, owner)
+    if method.takes_window:
+        check_times(batch, owner)
+        check_moments(batch, method, owner)
+    return batch
+
+
+def _start(owner: str, first_guess: Any, warm_start: Any) -> tuple[Any, Any]:
+    """(first guess or None, control or None), as arrays."""
+    if first_guess is not None and warm_start is not None:
+        raise ValueError(f"{owner}: give `first_guess` (a state) or `warm_start` (an Analysis), not both.")
+    control = warm_start.control if isinstance(warm_start, Analysis) else warm_start
+    return as_state(first_guess), as_state(control)
 
 
 def _pose(method: AbstractAnalysisMethod, batch: Any) -> BatchedProblem:
