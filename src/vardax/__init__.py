@@ -9,6 +9,7 @@ Where things are, from the data to the report:
 - `dynamics`: how the state moves; demonstration systems
 - `minimisers`: the control-space problem and what solves it
 - `primitives`: costs, BLUE and the control-variable transform as pure functions
+- `latent`: latent maps, and what a method needs to work on few numbers instead of on the state
 - `models`: the methods, one file each
 - `posterior`: how sure an analysis is
 - `cycle`: analysis -> forecast -> next background
@@ -40,6 +41,12 @@ if TYPE_CHECKING:
         to_optimistix_adjoint,
     )
     from vardax.cycle import DACycle, DAState, SmootherCycle, VarDACycle, VarSmootherCycle
+    from vardax.latent import (
+        EncodedForwardModel,
+        LatentPrior,
+        LiftedObservationOperator,
+        NeuralLatentForwardModel,
+    )
     from vardax.models import (
         IncrementalConfig,
         IncrementalFourDVar,
@@ -121,6 +128,7 @@ __all__ = [
     "DACycle",
     "DAState",
     "DirectAdjoint",
+    "EncodedForwardModel",
     "ForwardModel",
     "GradModulator",
     "Grid",
@@ -134,10 +142,13 @@ __all__ = [
     "LaplaceCovariance",
     "LatentForwardModel",
     "LatentMap",
+    "LatentPrior",
+    "LiftedObservationOperator",
     "LinearObs",
     "MaskedIdentity",
     "Minimiser",
     "MultiInstrumentFusion",
+    "NeuralLatentForwardModel",
     "ObservationOperator",
     "Observations",
     "OneStepAdjoint",
@@ -176,6 +187,7 @@ _HOMES = {
         to_diffrax_adjoint to_optimistix_adjoint
     """,
     "cycle": "DACycle DAState SmootherCycle VarDACycle VarSmootherCycle",
+    "latent": "EncodedForwardModel LatentPrior LiftedObservationOperator NeuralLatentForwardModel",
     "models": "IncrementalConfig IncrementalFourDVar OptimalInterpolation StrongFourDVar ThreeDVar WeakFourDVar",
     "obs_operators": """
         AveragingKernel CallableObs ColumnRetrieval CompositeObs InstrumentRegistry InstrumentSpec InterpObs LinearObs

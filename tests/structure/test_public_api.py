@@ -112,8 +112,8 @@ def promised() -> set[str]:
 TO_COME = {
     "types": "LSTMState1D LSTMState2D",
     "primitives": """
-        laplace_covariance gauss_newton_hessian variational_cost_latent obs_misfit_latent_seq latent_incremental_cost
-        identity_latent_map decode_jacobian FourDVarNetCost
+        laplace_covariance gauss_newton_hessian
+        FourDVarNetCost
     """,
     "models": """
         FourDVarNet FourDVarNet1D FourDVarNet2D FourDVarNet3D AmortizedPosterior
@@ -127,7 +127,6 @@ TO_COME = {
     """,
     "training": PAGE["training ★"],
     "amortized": PAGE["amortized ★"],
-    "latent": PAGE["latent ★"],
     "persist": PAGE["persist"],
     "cycle": "LatentDACycle EnsembleOfAnalyses EnsembleTransform",
     "validation": "assert_posterior_agreement assert_adjoint_calibrated simulation_based_calibration",

@@ -1,9 +1,9 @@
 """The mathematics as pure functions: costs, BLUE, the control-variable transform, the tangent-linear of a function.
 
 `costs` holds the terms of J, `cost_functions` the costs of the methods as objects, `blue` the closed-form analysis,
-`control` the transform to control space and `tangent_linear`, `incremental` the outer and inner loops of 4DVar. The
-methods of `vardax.models` are built on the same control-space problem and need none of the inverses that some of these
-take.
+`control` the transform to control space and `tangent_linear`, `incremental` the outer and inner loops of 4DVar,
+`latent` the costs in latent space. The methods of `vardax.models` are built on the same control-space problem and need
+none of the inverses that some of these take.
 """
 
 from vardax.primitives.blue import blue_analysis
@@ -17,6 +17,13 @@ from vardax.primitives.cost_functions import (
 )
 from vardax.primitives.costs import model_error_cost, obs_cost, prior_cost, threedvar_cost, variational_cost
 from vardax.primitives.incremental import gauss_newton_inner, incremental_cost, incremental_outer
+from vardax.primitives.latent import (
+    decode_jacobian,
+    identity_latent_map,
+    latent_incremental_cost,
+    obs_misfit_latent_seq,
+    variational_cost_latent,
+)
 
 __all__ = [
     "BLUECost",
@@ -27,13 +34,18 @@ __all__ = [
     "blue_analysis",
     "cvt_inverse",
     "cvt_transform",
+    "decode_jacobian",
     "gauss_newton_inner",
+    "identity_latent_map",
     "incremental_cost",
     "incremental_outer",
+    "latent_incremental_cost",
     "model_error_cost",
     "obs_cost",
+    "obs_misfit_latent_seq",
     "prior_cost",
     "tangent_linear",
     "threedvar_cost",
     "variational_cost",
+    "variational_cost_latent",
 ]
