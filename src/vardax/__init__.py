@@ -72,7 +72,13 @@ if TYPE_CHECKING:
         interp_obs_from_coords,
         is_linear,
     )
-    from vardax.posterior import LaplaceCovariance, Posterior
+    from vardax.posterior import (
+        EnsembleCovariance,
+        GaussianMarkLikelihood,
+        GaussNewtonHessian,
+        LaplaceCovariance,
+        Posterior,
+    )
     from vardax.protocols import (
         AnalysisStep,
         CostFunction,
@@ -129,7 +135,10 @@ __all__ = [
     "DAState",
     "DirectAdjoint",
     "EncodedForwardModel",
+    "EnsembleCovariance",
     "ForwardModel",
+    "GaussNewtonHessian",
+    "GaussianMarkLikelihood",
     "GradModulator",
     "Grid",
     "ImplicitAdjoint",
@@ -194,7 +203,7 @@ _HOMES = {
         MaskedIdentity MultiInstrumentFusion PointObs RetrievalKernel averaging_kernel_from_l2 interp_obs_from_coords
         is_linear
     """,
-    "posterior": "LaplaceCovariance Posterior",
+    "posterior": "EnsembleCovariance GaussNewtonHessian GaussianMarkLikelihood LaplaceCovariance Posterior",
     "protocols": """
         AnalysisStep CostFunction ForwardModel GradModulator LatentForwardModel LatentMap Minimiser
         ObservationOperator PosteriorAdapter Prior ReducedBasis TemporalPrior

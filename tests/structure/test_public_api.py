@@ -123,7 +123,7 @@ TO_COME = {
     "priors": PAGE["priors ★"],
     "grad_mod": PAGE["grad_mod ★"],
     "posterior": """
-        GaussNewtonHessian EnsembleCovariance LatentLaplaceCovariance GaussianMarkLikelihood
+        LatentLaplaceCovariance
     """,
     "training": PAGE["training ★"],
     "amortized": PAGE["amortized ★"],

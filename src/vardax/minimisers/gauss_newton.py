@@ -38,6 +38,7 @@ from vardax.minimisers.lanczos import (
     RitzPairs,
     conjugate_gradients,
 )
+from vardax.minimisers.last_hessian import extended
 from vardax.minimisers.lbfgs import ROUNDING
 from vardax.minimisers.problem import ControlSpaceProblem, cast_like, tree_dot, tree_norm
 from vardax.minimisers.recording import default_tolerance
@@ -121,6 +122,8 @@ class IncrementalConfig(eqx.Module):
     - `precondition_from_previous`: converged Ritz pairs of the earlier outer loops precondition the next.
     - `globalisation`: `Backtracking()`.
     - `inner_forward`: a cheaper model for the increments; with a `simplification` it may have another state.
+    - `n_krylov`: Lanczos vectors of the Hessian at the result, made when the loops are over from the linearisation that
+      is at hand there: what a posterior needs, without another run of the model. `posterior` asks for its own number.
     """
 
     n_outer: int = eqx.field(static=True, default=3)
@@ -133,11 +136,12 @@ class IncrementalConfig(eqx.Module):
     globalisation: Any = Backtracking()
     inner_forward: Any = None
     simplification: Simplification | None = None
+    n_krylov: int = eqx.field(static=True, default=0)
 
     def __check_init__(self) -> None:
-        for name in ("n_outer", "n_inner"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"IncrementalConfig: `{name}` is {getattr(self, name)}, expected at least 1.")
+        for name, least in (("n_outer", 1), ("n_inner", 1), ("n_krylov", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"IncrementalConfig: `{name}` is {getattr(self, name)}, expected at least {least}.")
         for name in ("cg_atol", "cg_rtol"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"IncrementalConfig: `{name}` is {getattr(self, name)}, expected 0 or more.")
@@ -206,7 +210,6 @@ class GaussNewtonKrylov(optx.AbstractMinimiser):
         unknown = jax.tree.map(lambda s: jnp.full(s.shape, jnp.inf, s.dtype), aux_struct)
         zeros = jax.tree.map(jnp.zeros_like, y)
         stack = lambda n: jax.tree.map(lambda c: jnp.zeros((n, *c.shape), c.dtype), y)  # noqa: E731
-        kept = None if _by_images(self.config) else stack(steps + 1)
         nothing = RitzPairs(jnp.ones(steps, dtype), stack(steps), jnp.zeros(steps, bool))
         return _State(
             trial=y,
@@ -219,13 +222,7 @@ class GaussNewtonKrylov(optx.AbstractMinimiser):
             n_evaluations=jnp.asarray(0),
             n_outer=jnp.asarray(0),
             n_trials=jnp.asarray(0),
-            krylov=KrylovRecord(
-                vectors=kept,
-                diagonal=jnp.ones(steps, dtype),
-                off=jnp.zeros(steps, dtype),
-                n=jnp.asarray(0),
-                control=zeros if _of_own_hessian(self.config) else None,
-            ),
+            krylov=self._blank_record(y, dtype),
             known=(nothing,) * (self.config.n_outer - 1) if self.config.precondition_from_previous else (),
         )
 
@@ -250,7 +247,11 @@ class GaussNewtonKrylov(optx.AbstractMinimiser):
         if self.config.inner_forward is not None:
             quadratic = self._inner_quadratic(problem, y, residual)
         direction, krylov, known = self._increment(problem, state, y, quadratic, limit, n_outer, small)
-        if _of_own_hessian(self.config):
+        keep = more
+        if self.config.n_krylov:
+            keep = accept
+            krylov = self._last_record(y, residual, products, accept & ~more, dtype=krylov.diagonal.dtype)
+        elif _of_own_hessian(self.config):
             krylov = dataclasses.replace(krylov, control=y)
         direction = choose(direction, state.direction)
         length = jnp.where(accept, 1.0, self.config.globalisation.factor * state.length)
@@ -266,7 +267,7 @@ class GaussNewtonKrylov(optx.AbstractMinimiser):
             n_evaluations=state.n_evaluations + 1,
             n_outer=n_outer,
             n_trials=jnp.where(accept, 0, state.n_trials + 1),
-            krylov=jax.tree.map(lambda a, b: jnp.where(more, a, b), krylov, state.krylov),
+            krylov=jax.tree.map(lambda a, b: jnp.where(keep, a, b), krylov, state.krylov),
             known=known,
         )
         return y, new_state, aux
@@ -281,6 +282,30 @@ class GaussNewtonKrylov(optx.AbstractMinimiser):
 
     def postprocess(self, fn, y, aux, args, options, state: _State, tags, result):
         return y, aux, {"krylov": state.krylov}
+
+    def _blank_record(self, y: PyTree[Array], dtype: Any) -> KrylovRecord:
+        """No vectors yet: room for those of an inner loop, or for those at the result."""
+        config, zeros = self.config, jax.tree.map(jnp.zeros_like, y)
+        steps = _n_vectors(config, y) if config.n_krylov else config.n_inner
+        stacked = jax.tree.map(lambda c: jnp.zeros((steps + 1, *c.shape), c.dtype), y)
+        return KrylovRecord(
+            vectors=None if _by_images(config) and not config.n_krylov else stacked,
+            diagonal=jnp.ones(steps, dtype),
+            off=jnp.zeros(steps, dtype),
+            n=jnp.asarray(0),
+            control=zeros if config.n_krylov or _of_own_hessian(config) else None,
+            complete=jnp.asarray(False) if config.n_krylov else None,
+        )
+
+    def _last_record(
+        self, y: PyTree[Array], residual: PyTree[Array], products: list[Callable], last: Array, *, dtype: Any
+    ) -> KrylovRecord:
+        """The Lanczos record of the Hessian at y, if that is the result: no vectors where more loops follow."""
+        steps, (G, GT) = _n_vectors(self.config, y), products
+        start = jax.tree.map(lambda v, c: v.astype(c.dtype), GT(residual), y)
+        record = extended(None, lambda v: GT(G(v)), start, steps, jnp.where(last, steps, 0))
+        diagonal, off = record.diagonal.astype(dtype), record.off.astype(dtype)
+        return KrylovRecord(record.vectors, diagonal, off, record.n, y, record.complete & last)
 
     def _accept(self, state: _State, terms: CostTerms, norm: Array) -> Bool[Array, ""]:
         """Enough of a decrease, up to the rounding error of J; at the start anything finite."""
@@ -325,6 +350,11 @@ class GaussNewtonKrylov(optx.AbstractMinimiser):
             for i, before in enumerate(state.known)
         )
         return solution, record, known
+
+
+def _n_vectors(config: IncrementalConfig, control: PyTree[Array]) -> int:
+    """As many as are asked for, or as there are."""
+    return min(config.n_krylov, sum(leaf.size for leaf in jax.tree.leaves(control)))
 
 
 def _by_images(config: IncrementalConfig) -> bool:

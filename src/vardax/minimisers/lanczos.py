@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from vardax.minimisers.problem import tree_dot
 
@@ -191,7 +191,8 @@ class KrylovRecord(eqx.Module):
 
     They belong to Sᵀ A S where there was a preconditioner. `vectors` is None where the recursion ran on another
     representation than the control. `control` is the point at which A is the Hessian of the problem; None where the
-    vectors belong to something else (see `vardax.minimisers.last_hessian`).
+    vectors belong to something else (see `vardax.minimisers.last_hessian`). `complete` says that there are as many
+    vectors as were asked for, or as there are; None where nobody has looked.
     """
 
     vectors: PyTree[Array] | None
@@ -199,6 +200,14 @@ class KrylovRecord(eqx.Module):
     off: Float[Array, "k"]
     n: Int[Array, ""]
     control: PyTree[Array] | None = None
+    complete: Bool[Array, ""] | None = None
+
+    def first(self, k: int) -> "KrylovRecord":
+        """The record of the first k vectors, and the next one."""
+        k = min(k, self.diagonal.shape[0])
+        vectors = jax.tree.map(lambda rows: rows[: k + 1], self.vectors)
+        n = jnp.minimum(self.n, k)
+        return KrylovRecord(vectors, self.diagonal[:k], self.off[:k], n, self.control, self.complete)
 
     def ritz_pairs(self) -> RitzPairs:
         """The eigenpairs of T carried to control space; a residual is |off_n| times the last entry of the vector."""

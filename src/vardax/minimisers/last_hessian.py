@@ -23,14 +23,15 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from vardax.minimisers.lanczos import KrylovRecord, RitzPairs, combine
 from vardax.minimisers.problem import BatchedProblem, ControlSpaceProblem, tree_dot, tree_norm
-from vardax.types import Analysis
+from vardax.types import Analysis, is_traced
 
-__all__ = ["extended", "last_hessian"]
+__all__ = ["extended", "last_hessian", "last_record"]
 
 DEFAULT_PAIRS = 30
 """How many pairs an analysis without a record gets: the inner steps that `IncrementalConfig` allows."""
@@ -52,24 +53,69 @@ def last_hessian(
     """
     if n_pairs is not None and n_pairs < 1:
         raise ValueError(f"last_hessian: `n_pairs` is {n_pairs}, expected at least 1.")
+    return _pairs_of(problem, last_record(problem, analysis.control, analysis.krylov, n_pairs))
+
+
+def last_record(
+    problem: BatchedProblem | ControlSpaceProblem, control: PyTree[Array], record: Any, n_pairs: int | None = None
+) -> KrylovRecord:
+    """The Lanczos record of I + GᵀG of each sample, with `n_pairs` vectors or as many as there are.
+
+    It goes on from `record` (`Analysis.krylov`) where that can be used, and starts at `control` where it cannot. A
+    record that is known to be complete is taken as it is; otherwise the problem is linearised once more.
+    """
     if not problem.observe.proper:
         raise ValueError(
             "last_hessian: part of the control has no prior, so the Hessian is not the identity where G sees nothing; "
             "take sub-windows one after another, `parallel=False`."
         )
-    record = analysis.krylov
     usable = isinstance(record, KrylovRecord) and record.control is not None
-    return _last_hessian(problem, analysis.control, record if usable else None, n_pairs)
+    if usable and n_pairs is not None and _is_complete(record, n_pairs, problem, control):
+        return _cut(problem, control, record, n_pairs)
+    return _last_record(problem, control, record if usable else None, n_pairs)
+
+
+def _is_complete(record: KrylovRecord, n_pairs: int, problem: Any, control: PyTree[Array]) -> bool:
+    """Whether a record is known to have all vectors that are wanted."""
+    if record.complete is None or is_traced(record.complete):
+        return False
+    n_samples = problem.n_samples if isinstance(problem, BatchedProblem) else 1
+    size = sum(leaf.size for leaf in jax.tree.leaves(control)) // n_samples
+    return record.diagonal.shape[-1] >= min(n_pairs, size) and bool(np.all(np.asarray(record.complete)))
 
 
 @eqx.filter_jit
-def _last_hessian(problem: Any, control: PyTree[Array], record: KrylovRecord | None, n_pairs: int | None) -> RitzPairs:
-    def one(sample: ControlSpaceProblem, control: PyTree[Array], record: KrylovRecord | None) -> RitzPairs:
+def _cut(problem: Any, control: PyTree[Array], record: KrylovRecord, n_pairs: int) -> KrylovRecord:
+    def one(_: ControlSpaceProblem, control: PyTree[Array], record: KrylovRecord) -> KrylovRecord:
+        return _in_dtype(record.first(n_pairs), control)
+
+    return problem.map_samples(one, control, record)
+
+
+def _in_dtype(record: KrylovRecord, control: PyTree[Array]) -> KrylovRecord:
+    """A record in the dtype of the control: an iteration may have run in another."""
+    vectors = jax.tree.map(lambda rows, c: rows.astype(c.dtype), record.vectors, control)
+    dtype = jnp.result_type(*jax.tree.leaves(control))
+    at = jax.tree.map(lambda a, c: a.astype(c.dtype), record.control, control)
+    return KrylovRecord(vectors, record.diagonal.astype(dtype), record.off.astype(dtype), record.n, at, record.complete)
+
+
+@eqx.filter_jit
+def _pairs_of(problem: Any, record: KrylovRecord) -> RitzPairs:
+    return problem.map_samples(lambda _, record: record.ritz_pairs(), record)
+
+
+@eqx.filter_jit
+def _last_record(
+    problem: Any, control: PyTree[Array], record: KrylovRecord | None, n_pairs: int | None
+) -> KrylovRecord:
+    def one(sample: ControlSpaceProblem, control: PyTree[Array], record: KrylovRecord | None) -> KrylovRecord:
         known = DEFAULT_PAIRS if record is None else record.diagonal.shape[0]
         steps = min(known if n_pairs is None else n_pairs, sum(leaf.size for leaf in jax.tree.leaves(control)))
+        record = None if record is None else _in_dtype(record, control)
         residual, G, GT = sample.linearise(control if record is None else record.control)
         start = jax.tree.map(lambda v, c: v.astype(c.dtype), GT(residual), control)
-        return extended(record, lambda v: GT(G(v)), start, steps).ritz_pairs()
+        return extended(record, lambda v: GT(G(v)), start, steps)
 
     return problem.map_samples(one, control, record)
 
@@ -85,13 +131,21 @@ class _Lanczos(NamedTuple):
 
 
 def extended(
-    record: KrylovRecord | None, GTG: Callable[[PyTree[Array]], PyTree[Array]], start: PyTree[Array], steps: int
+    record: KrylovRecord | None,
+    GTG: Callable[[PyTree[Array]], PyTree[Array]],
+    start: PyTree[Array],
+    steps: int,
+    limit: Array | None = None,
 ) -> KrylovRecord:
-    """The record of A = I + GᵀG with `steps` vectors, or as many as there are; from `start` where `record` is None."""
+    """The record of A = I + GᵀG with `steps` vectors, or as many as there are; from `start` where `record` is None.
+
+    `limit` ends it earlier, where that is found out only while it runs.
+    """
     eps = float(jnp.finfo(jax.tree.leaves(start)[0].dtype).eps)
+    most = steps if limit is None else jnp.minimum(limit, steps)
 
     def unfinished(state: _Lanczos) -> Array:
-        return (state.n < steps) & ~state.exhausted
+        return (state.n < most) & ~state.exhausted
 
     def iteration(state: _Lanczos) -> _Lanczos:
         v = jax.tree.map(lambda rows: rows[state.n], state.basis)
@@ -109,7 +163,9 @@ def extended(
         )
 
     last = jax.lax.while_loop(unfinished, iteration, _resumed(record, GTG, start, steps, eps))
-    return KrylovRecord(last.basis, last.diagonal, last.off, last.n, None if record is None else record.control)
+    complete = (last.n >= steps) | last.exhausted
+    control = None if record is None else record.control
+    return KrylovRecord(last.basis, last.diagonal, last.off, last.n, control, complete)
 
 
 def _resumed(

@@ -110,9 +110,13 @@ class ControlSpaceProblem(eqx.Module):
 
     def prior_variances(self, control: PyTree[Array]) -> PyTree[Array]:
         """The background variances carried to states around x(chi): (dT/dz)² diag(B)."""
+        slopes = self.transform_slopes(control)
+        return jax.tree.map(lambda s, v: s**2 * v.astype(s.dtype), slopes, diagonal(self.covariance))
+
+    def transform_slopes(self, control: PyTree[Array]) -> PyTree[Array]:
+        """dT/dz of each entry at x(chi)."""
         z = self._untransformed(control)
-        _, slope = jax.jvp(lambda z: from_control(self.transform, z), (z,), (jax.tree.map(jnp.ones_like, z),))
-        return jax.tree.map(lambda s, v: s**2 * v.astype(s.dtype), slope, diagonal(self.covariance))
+        return jax.jvp(lambda z: from_control(self.transform, z), (z,), (jax.tree.map(jnp.ones_like, z),))[1]
 
     def predicted(self, control: PyTree[Array]) -> Array:
         """H(x(chi)), shape (E, *obs)."""

@@ -17,6 +17,7 @@ Courtier, P., Thepaut, J.-N. and Hollingsworth, A. (1994). A strategy for operat
 incremental approach. QJRMS 120, 1367-1387.
 """
 
+import dataclasses
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -35,6 +36,7 @@ from vardax.minimisers.windows import Window
 from vardax.models.boundary import as_obs_covariance, as_prior_covariance, as_state
 from vardax.models.joint_controls import as_joint_control
 from vardax.models.method import AbstractAnalysisMethod
+from vardax.posterior.gauss_newton_hessian import GaussNewtonHessian
 from vardax.types import Analysis
 
 __all__ = ["IncrementalFourDVar"]
@@ -49,6 +51,7 @@ class IncrementalFourDVar(AbstractAnalysisMethod):
 
     takes_window: ClassVar[bool] = True
     iterative: ClassVar[bool] = True
+    stops_by_design: ClassVar[bool] = True
 
     forward: Any
     obs_op: Any
@@ -83,6 +86,16 @@ class IncrementalFourDVar(AbstractAnalysisMethod):
     def minimiser(self) -> GaussNewtonKrylov:
         """The incremental iteration, as the minimiser that `minimise` and `iterate` run."""
         return GaussNewtonKrylov(config=self.config, tol=self.tol)
+
+    @property
+    def posterior_adapter(self) -> GaussNewtonHessian:
+        """The Hessian of the last linearisation: no further run of the model."""
+        return GaussNewtonHessian()
+
+    def for_posterior(self, adapter: Any) -> "IncrementalFourDVar":
+        """This method, making the Lanczos vectors that `adapter` wants while it has the linearisation."""
+        n_krylov = getattr(adapter, "n_krylov", 0)
+        return self.with_(config=dataclasses.replace(self.config, n_krylov=n_krylov)) if n_krylov else self
 
     def observe(self, samples: Any) -> Window:
         return Window.of(self, samples)

@@ -12,7 +12,7 @@ import difflib
 import sys
 import warnings
 from collections.abc import Iterator
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
@@ -43,6 +43,7 @@ from vardax.models.boundary import (
     observation_shape,
     per_sample,
 )
+from vardax.models.convergence import check_minimum
 from vardax.models.recompilation import note_compilation
 from vardax.posterior.laplace import LaplaceCovariance
 from vardax.posterior.posterior import Posterior
@@ -75,6 +76,7 @@ class AbstractAnalysisMethod(eqx.Module):
 
     takes_window: eqx.AbstractClassVar[bool]
     iterative: eqx.AbstractClassVar[bool]
+    stops_by_design: ClassVar[bool] = False
 
     obs_op: eqx.AbstractVar[Any]
     prior_mean: eqx.AbstractVar[PyTree[Array]]
@@ -99,6 +101,11 @@ class AbstractAnalysisMethod(eqx.Module):
         """The prior of the control, in parts: of the state, unless a method estimates more than a state."""
         transform = getattr(self, "control_transform", _NO_TRANSFORM)
         return (ControlPrior(self.prior_mean, self.prior_cov_op, transform),)
+
+    def state_background(self) -> tuple[PyTree, PyTree[jax.ShapeDtypeStruct]]:
+        """The background as a state, and what a state is like: what B acts on, unless a method's B acts elsewhere."""
+        check_covariance(self.prior_cov_op, "prior_cov_op", type(self).__name__)
+        return self.prior_mean, self.prior_cov_op.out_structure()
 
     def problem(self, batch: Any) -> BatchedProblem:
         """The control-space problem of a batch: `cost`, `gradient`, `hessian_product`, ... for each sample."""
@@ -155,11 +162,28 @@ class AbstractAnalysisMethod(eqx.Module):
         minimiser = getattr(self, "minimiser", None)
         yield from iterate(problem, minimiser, tol=self.tol, max_steps=self.max_steps, start=start)
 
-    def posterior(self, batch: Any, *, adapter: Any = None, **overrides: Any) -> Posterior:
-        """The posterior at the analysis: mean, lazy covariance, `std()`, `sample(key, n)`."""
-        adapter = LaplaceCovariance() if adapter is None else adapter
-        analysis = self.analyse(batch, **overrides)
-        self._warn(analysis)
+    @property
+    def posterior_adapter(self) -> Any:
+        """What makes the posterior of this method, unless `posterior` is given another."""
+        return LaplaceCovariance()
+
+    def for_posterior(self, adapter: Any) -> "AbstractAnalysisMethod":
+        """This method, keeping what `adapter` can use of an analysis."""
+        return self
+
+    def posterior(self, batch: Any, *, adapter: Any = None, force: bool = False, **overrides: Any) -> Posterior:
+        """The posterior at the analysis: mean, lazy covariance, `std()`, `quantile(q)`, `sample(key, n)`.
+
+        It is the curvature of J at its minimum, so an analysis that did not converge is refused with a
+        `ConvergenceError`, unless `force=True`. A method that stops by design (`stops_by_design`: an incremental one
+        after the loops of its `config`) may be truncated where it lowered J, which is warned of; a cost that was not
+        finite is always refused.
+        """
+        adapter = self.posterior_adapter if adapter is None else adapter
+        analysis = self.for_posterior(adapter).analyse(batch, **overrides)
+        if not force:
+            check_minimum(analysis, type(self).__name__, self.stops_by_design)
+            self._warn(analysis)
         starts = ("first_guess", "warm_start")
         slots = {("prior_mean" if k == "background" else k): v for k, v in overrides.items() if k not in starts}
         return adapter(analysis, self.with_(**slots), batch)
@@ -201,7 +225,8 @@ def _checked(method: AbstractAnalysisMethod, batch: Any) -> Any:
     owner, transform = type(method).__name__, getattr(method, "control_transform", _NO_TRANSFORM)
     check_batch(batch, owner)
     batch = fill_up(batch, method.obs_op, method.obs_cov_op, owner)
-    check_positions(method.obs_op, batch, method.prior_cov_op, owner)
+    structure = method.state_background()[1] if hasattr(method.obs_op, "check") else None
+    check_positions(method.obs_op, batch, structure, owner)
     check_background_values(method.prior_mean, transform, owner)
     if (joint := getattr(method, "joint", None)) is not None:
         check_joint_values(joint, owner)
@@ -222,10 +247,10 @@ def _start(owner: str, first_guess: Any, warm_start: Any) -> tuple[Any, Any]:
 def _pose(method: AbstractAnalysisMethod, batch: Any) -> BatchedProblem:
     """Read the batch and put the problem together. Every shape is checked here, before anything is compiled."""
     owner = type(method).__name__
-    check_covariance(method.prior_cov_op, "prior_cov_op", owner)
+    mean, structure = method.state_background()
     if method.obs_cov_op is not None:
         check_covariance(method.obs_cov_op, "obs_cov_op", owner)
-    shape = observation_shape(method.obs_op, method.prior_mean, method.prior_cov_op.out_structure(), batch, owner)
+    shape = observation_shape(method.obs_op, mean, structure, batch, owner)
     samples = read_samples(batch, shape, window=method.takes_window, owner=owner)
     samples = locate(samples, method.obs_op)
     observe = method.observe(samples)
@@ -268,9 +293,9 @@ def _problem_and_start(
     owner = type(method).__name__
     problem = _pose(method, batch)
     if first_guess is not None:
-        structure = problem.covariance.out_structure()
+        background = problem.map_samples(lambda sample: sample.observe.result(sample.background))
+        structure = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), background)
         if jax.tree.structure(first_guess) != jax.tree.structure(structure):
-            background = problem.map_samples(lambda sample: sample.observe.result(sample.background))
             first_guess = _completed(first_guess, background, method)
         first_guess = per_sample(first_guess, structure, problem.n_samples, "first_guess", owner)
         return problem, problem.map_samples(lambda sample, state: sample.control_of(state), first_guess)
@@ -283,7 +308,7 @@ def _completed(state: PyTree[Array], background: PyTree[Array], method: Abstract
     """A first guess of the state alone, or of the first parts, with the background of what else a method estimates."""
     if not isinstance(background, tuple):
         return state
-    alone = jax.tree.structure(state) == jax.tree.structure(method.prior_cov_op.out_structure())
+    alone = jax.tree.structure(state) == jax.tree.structure(method.state_background()[1])
     parts = (state,) if alone else tuple(state) if isinstance(state, tuple) else None
     return state if parts is None else (*parts, *background[len(parts) :])
 

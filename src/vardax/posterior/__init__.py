@@ -1,6 +1,21 @@
 """Posteriors: the analysis with its uncertainty, and the adapters that make one from an analysis."""
 
-from vardax.posterior.laplace import LaplaceCovariance, PosteriorCovariance
+from vardax.posterior.covariance import PosteriorCovariance
+from vardax.posterior.ensemble import EnsembleCovariance
+from vardax.posterior.gauss_newton_hessian import GaussNewtonHessian
+from vardax.posterior.laplace import LaplaceCovariance
+from vardax.posterior.latent import DecodedState, LatentLaplaceCovariance, LatentVector
+from vardax.posterior.marks import GaussianMarkLikelihood
 from vardax.posterior.posterior import Posterior
 
-__all__ = ["LaplaceCovariance", "Posterior", "PosteriorCovariance"]
+__all__ = [
+    "DecodedState",
+    "EnsembleCovariance",
+    "GaussNewtonHessian",
+    "GaussianMarkLikelihood",
+    "LaplaceCovariance",
+    "LatentLaplaceCovariance",
+    "LatentVector",
+    "Posterior",
+    "PosteriorCovariance",
+]

@@ -15,7 +15,8 @@ from vardax.minimisers.observed import ObservedSamples, restrict_samples
 from vardax.minimisers.problem import ControlSpaceProblem
 from vardax.minimisers.transforms import Identity
 from vardax.minimisers.windows import Snapshot
-from vardax.posterior.laplace import LaplaceCovariance, PosteriorCovariance, normal_factors
+from vardax.posterior.covariance import PosteriorCovariance
+from vardax.posterior.laplace import normal_inverse
 from vardax.types import observed_entries
 
 __all__ = ["blue_analysis"]
@@ -39,5 +40,5 @@ def blue_analysis(
     observed = jax.tree.map(lambda a: a[0], restrict_samples(samples, R_op, "blue_analysis"))
     problem = ControlSpaceProblem(x_b, observed, B_op, half(B_op), Snapshot(H_op.mv), Identity())
     analysis = solve_blue_problem(problem)
-    control, cholesky = analysis.control, normal_factors(problem, analysis.control)
-    return analysis.state, PosteriorCovariance(problem, control, cholesky, LaplaceCovariance().n_samples)
+    inverse = normal_inverse(problem, analysis.control)
+    return analysis.state, PosteriorCovariance(problem, analysis.control, inverse)
