@@ -6,8 +6,8 @@ The quadratic term conserves energy (advection), -x_i dissipates it, F feeds it.
 one unit of time is about five days. Time stepping is the classical fourth-order Runge-Kutta scheme.
 
 The derivative of the stencil is written by hand (`advection`). Left to itself, XLA turns the transpose of
-concatenated slices into pads and additions, three times as slow as the tangent for large n; the transpose of a gather
-by a constant index is not. The value is computed with slices of the wrapped state, where those are fastest; the
+concatenated slices into pads and additions, three times as slow as the tangent for large n, and that of a gather into
+a scatter, four times as slow; shifts that know their transposes need less than twice its time. The value is computed with slices of the wrapped state, where those are fastest; the
 barrier makes XLA write it down once instead of computing the whole stage again for each slice (2.6 times faster for
 n = 400,000).
 
