@@ -107,10 +107,13 @@ if TYPE_CHECKING:
     )
     from vardax.validation import (
         adjoint_test,
+        assert_adjoint_calibrated,
+        assert_posterior_agreement,
         covariance_test,
         forward_model_test,
         gradient_test,
         observation_operator_test,
+        simulation_based_calibration,
         taylor_test,
     )
 
@@ -178,6 +181,8 @@ __all__ = [
     "VarSmootherCycle",
     "WeakFourDVar",
     "adjoint_test",
+    "assert_adjoint_calibrated",
+    "assert_posterior_agreement",
     "averaging_kernel_from_l2",
     "covariance_test",
     "forward_model_test",
@@ -185,6 +190,7 @@ __all__ = [
     "interp_obs_from_coords",
     "is_linear",
     "observation_operator_test",
+    "simulation_based_calibration",
     "taylor_test",
     "to_diffrax_adjoint",
     "to_optimistix_adjoint",
@@ -213,7 +219,8 @@ _HOMES = {
         Observations Status
     """,
     "validation": """
-        adjoint_test covariance_test forward_model_test gradient_test observation_operator_test taylor_test
+        adjoint_test assert_adjoint_calibrated assert_posterior_agreement covariance_test forward_model_test
+        gradient_test observation_operator_test simulation_based_calibration taylor_test
     """,
 }
 _HOME = {name: package for package, names in _HOMES.items() for name in names.split()}

@@ -129,7 +129,6 @@ TO_COME = {
     "amortized": PAGE["amortized ★"],
     "persist": PAGE["persist"],
     "cycle": "LatentDACycle EnsembleOfAnalyses EnsembleTransform",
-    "validation": "assert_posterior_agreement assert_adjoint_calibrated simulation_based_calibration",
     "experiments": "fit",
     "": PAGE[""],
 }
