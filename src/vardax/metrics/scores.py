@@ -34,7 +34,7 @@ def rmse(estimate: ArrayLike, truth: ArrayLike, axis: int | Sequence[int] | None
     [1.0, 5.0]
     """
     difference = float_array(estimate) - float_array(truth)
-    return jnp.sqrt(jnp.mean(difference**2, axis=_axes(axis)))
+    return jnp.sqrt(jnp.mean(difference**2, axis=all_or_axes(axis)))
 
 
 def spread(std: ArrayLike, axis: int | Sequence[int] | None = None) -> Float[Array, "..."]:
@@ -43,10 +43,11 @@ def spread(std: ArrayLike, axis: int | Sequence[int] | None = None) -> Float[Arr
     >>> float(spread(jnp.array([1.0, 7.0])))
     5.0
     """
-    return jnp.sqrt(jnp.mean(float_array(std) ** 2, axis=_axes(axis)))
+    return jnp.sqrt(jnp.mean(float_array(std) ** 2, axis=all_or_axes(axis)))
 
 
-def _axes(axis: int | Sequence[int] | None) -> int | tuple[int, ...] | None:
+def all_or_axes(axis: int | Sequence[int] | None) -> int | tuple[int, ...] | None:
+    """`axis` as JAX takes it."""
     return axis if axis is None or isinstance(axis, int) else tuple(axis)
 
 
