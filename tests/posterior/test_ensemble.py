@@ -72,6 +72,7 @@ def test_it_is_an_adapter_and_says_where_the_members_come_from():
         assert record["adapter"] == "EnsembleCovariance"
         assert record["n_members"] == 7
         assert record["inflation"] == pytest.approx(1.1)
+        assert record["instruments"].tolist() == [[4]]
     assert adapter(jnp.asarray(MEMBERS)).provenance["versions"]["jax"] == jax.__version__
 
 

@@ -18,6 +18,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from vardax.covariances.ensemble import LocalizedEnsembleCovariance
 from vardax.posterior.posterior import Posterior
+from vardax.posterior.provenance import LIBRARIES, provenance_of
 from vardax.types import concrete_values, float_array
 
 __all__ = ["EnsembleCovariance"]
@@ -49,15 +50,14 @@ class EnsembleCovariance(eqx.Module):
     def __call__(self, members: PyTree[ArrayLike], model: Any = None, batch: Any = None) -> Posterior:
         """The posterior of `members`: (n, *state), or a pytree of arrays with the members along axis 0.
 
-        `model` and `batch`, where the members come from a method, are named in the provenance and change nothing else.
+        `model` and `batch`, where the members come from a method, are for the provenance: its name, and how many
+        observations of each instrument it used.
         """
         members = jax.tree.map(float_array, members)
         self._require_members(members)
         mean = jax.tree.map(lambda m: jnp.mean(m, axis=0), members)
         inflated = jax.tree.map(lambda m, x: m[None] + self.inflation.astype(x.dtype) * (x - m[None]), mean, members)
-        record = {"method": _name(model), "adapter": "EnsembleCovariance", "n_members": self.n_members}
-        record |= {"inflation": self.inflation, "instruments": getattr(batch, "n_instruments", None)}
-        record["versions"] = {name: importlib.metadata.version(name) for name in ("vardax", "jax")}
+        record = {"n_members": self.n_members, "inflation": self.inflation, **self._provenance(mean, model, batch)}
         return Posterior(mean, LocalizedEnsembleCovariance(inflated, None), inflated, record)
 
     def _require_members(self, members: PyTree[Array]) -> None:
@@ -68,7 +68,10 @@ class EnsembleCovariance(eqx.Module):
                     f"({self.n_members}, *state): `n_members` along axis 0."
                 )
 
-
-def _name(model: Any) -> str:
-    """The name of a method or of its analysis step; empty where there is none."""
-    return "" if model is None else type(getattr(model, "method", model)).__name__
+    def _provenance(self, mean: PyTree[Array], model: Any, batch: Any) -> dict[str, Any]:
+        """What is known of where the members come from."""
+        method = "" if model is None else type(getattr(model, "method", model)).__name__
+        if hasattr(model, "problem") and batch is not None:
+            return provenance_of(mean, model.problem(batch), self, method)
+        versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
+        return {"method": method, "adapter": type(self).__name__, "versions": versions}

@@ -50,10 +50,9 @@ def draw_twin(key: PRNGKeyArray, method: Any, like: Any) -> Twin:
         )
     problem = method.problem(like if points is None else points)
     _require_generative(problem, type(method).__name__)
-    truth, trajectory, values = _draw(key, problem, method.obs_cov_op)
-    state = truth if _is_state(problem, method) else truth[0]
-    background = jax.tree.map(lambda mean, x: jnp.broadcast_to(mean, x.shape).astype(x.dtype), method.prior_mean, state)
-    return Twin(truth, trajectory, _with_values(like, points, values), background)
+    truth, trajectory, values, background = _draw(key, problem, method.obs_cov_op)
+    alone = jax.tree.structure(background) == jax.tree.structure(method.state_background()[1])
+    return Twin(truth, trajectory, _with_values(like, points, values), background if alone else background[0])
 
 
 def _require_generative(problem: BatchedProblem, owner: str) -> None:
@@ -70,22 +69,19 @@ def _require_generative(problem: BatchedProblem, owner: str) -> None:
         )
 
 
-def _is_state(problem: BatchedProblem, method: Any) -> bool:
-    """Whether a state is all that the method estimates."""
-    return jax.tree.structure(problem.background) == jax.tree.structure(method.prior_mean)
-
-
 @eqx.filter_jit
-def _draw(key: PRNGKeyArray, problem: BatchedProblem, R: Any) -> tuple[PyTree[Array], PyTree[Array], Array]:
-    """(truth, trajectory, values of the observations) of each sample."""
+def _draw(
+    key: PRNGKeyArray, problem: BatchedProblem, R: Any
+) -> tuple[PyTree[Array], PyTree[Array], Array, PyTree[Array]]:
+    """(truth, trajectory, values of the observations, background) of each sample."""
 
-    def one(sample: ControlSpaceProblem, k: PRNGKeyArray) -> tuple[PyTree[Array], PyTree[Array], Array]:
+    def one(sample: ControlSpaceProblem, k: PRNGKeyArray) -> tuple[PyTree[Array], PyTree[Array], Array, PyTree[Array]]:
         for_state, for_observations = jax.random.split(k)
         chi = jax.tree.map(lambda draws: draws[0], white_noise(for_state, sample.half.in_structure(), 1))
         state = sample.window_state(chi)
         run = sample.observe.run(state, sample.observed)
         values = _observed(for_observations, run.predicted, sample.observed, R)
-        return sample.observe.result(state), run.trajectory, values
+        return sample.observe.result(state), run.trajectory, values, sample.observe.result(sample.background)
 
     return problem.map_samples(one, jax.random.split(key, problem.n_samples))
 
