@@ -5,11 +5,11 @@
 The quadratic term conserves energy (advection), -x_i dissipates it, F feeds it. With F = 8 the system is chaotic;
 one unit of time is about five days. Time stepping is the classical fourth-order Runge-Kutta scheme.
 
-The derivative of the stencil is written by hand (`advection`). Left to itself, XLA turns the transpose of
-concatenated slices into pads and additions, three times as slow as the tangent for large n, and that of a gather into
-a scatter, four times as slow; shifts that know their transposes need less than twice its time. The value is computed with slices of the wrapped state, where those are fastest; the
-barrier makes XLA write it down once instead of computing the whole stage again for each slice (2.6 times faster for
-n = 400,000).
+The derivative of the stencil is written by hand (`advection`). Left to itself, XLA turns the transpose of concatenated
+slices into pads and additions, three times as slow as the tangent for large n, and that of a gather into a scatter,
+four times as slow; shifts that know their transposes need less than twice its time. The value is computed with slices
+of the wrapped state, where those are fastest; the barrier makes XLA write it down once instead of computing the whole
+stage again for each slice (2.6 times faster for n = 400,000).
 
 Reference: E. N. Lorenz, "Predictability: a problem partly solved", ECMWF seminar (1996); E. N. Lorenz and
 K. A. Emanuel, J. Atmos. Sci. 55 (1998), 399-414.
