@@ -10,7 +10,7 @@ CLIMATOLOGY = Score(
     "climatology", "the mean", 3.63, 0.012, 3.63, 0.012, 20.0, 3.635, None, None, None, 0.4, 0.05, 3.629, None
 )
 METHOD = Score(
-    "ThreeDVar", "cycled", 0.41051, 0.0042, 0.446, 0.005, 9.0, 0.445, 0.968, 8.04, 0.9999, 5.0, 4.83, 0.41, 0.002
+    "ThreeDVar", "cycled", 0.41051, 0.0042, 0.446, 0.005, 9.0, 0.445, 0.968, 8.04, 0.9999, 5.0, 4.83, 0.41, 0.002, 0.896
 )
 DIVERGED = dataclasses.replace(METHOD, name="Diverged", rmse=float("nan"), expected=None, expected_error=None)
 
@@ -22,9 +22,9 @@ def row(table, name):
 def test_numbers_stand_in_their_columns():
     table = format_table([CLIMATOLOGY, METHOD])
     assert row(table, "ThreeDVar").split("  ")[0] == "ThreeDVar"
-    for text in ("0.411 ± 0.004", "0.410 ± 0.002", "0.446", "0.445", "0.968", "8.0", "99.9 %", "5.0", "4.8"):
+    for text in ("0.411 ± 0.004", "0.410 ± 0.002", "0.446", "0.445", "90 %", "0.968", "8.0", "99.9 %", "5.0", "4.8"):
         assert text in row(table, "ThreeDVar")
-    assert row(table, "climatology").count("–") == 3
+    assert row(table, "climatology").count("–") == 4
     header, _, *rows = table.splitlines()[:4]
     assert all(len(line) == len(header) for line in rows)
 

@@ -8,6 +8,7 @@
 | `index` | the names of the experiments |
 | `config` | settings as frozen dataclasses, from TOML and `key=value` |
 | `twin`, `recipes` | simulate a truth, make a row of every exported method, cycle it |
+| `uncertainty` | the spread that a method expects, and how often its intervals hold the truth |
 | `results`, `table`, `report` | scores; the table; the files and figures of a run |
 | `progress` | a bar or lines on a terminal |
 

@@ -1,7 +1,8 @@
 """From trajectories to scores: what the rows of an experiment came to.
 
 For each row, from the first scored cycle on: the time means of the RMSE of analysis and forecast with their 95 %
-intervals, the spread that the method expects, 2 J(x*) / p, and how the minimisations went.
+intervals, the spread that the method expects, how often its 90 % intervals hold the truth, 2 J(x*) / p, and how the
+minimisations went.
 """
 
 import dataclasses
@@ -13,7 +14,8 @@ import numpy as np
 
 from vardax.diagnostics.consistency import chi_square
 from vardax.experiments.table import Score
-from vardax.experiments.twin import Estimate, Row, Twin, assimilate, posterior_spread
+from vardax.experiments.twin import Estimate, Row, Twin, assimilate
+from vardax.experiments.uncertainty import uncertainty_of_cycles
 from vardax.metrics.scores import rmse, time_mean
 
 __all__ = ["Results", "score_estimates", "score_rows"]
@@ -51,8 +53,8 @@ def score_rows(
     for row in rows:
         with watch(twin.n_cycles, row.name) if watch else nullcontext(lambda done: None) as advance:
             estimate = assimilate(twin, row, advance)
-        spread = posterior_spread(twin, estimate, first_scored)
-        estimates.append(dataclasses.replace(estimate, spread=spread))
+        expects = uncertainty_of_cycles(twin, estimate, first_scored)
+        estimates.append(dataclasses.replace(estimate, spread=expects.spread, coverage=expects.coverage))
     return score_estimates(
         estimates, twin.truth[1:], twin.observations, first=first_scored, expected=expected, left_out=left_out
     )
@@ -104,4 +106,5 @@ def _score(estimate: Estimate, truth: Any, analysis_error: np.ndarray, first: in
         run_seconds=estimate.run_seconds,
         expected=expected.measured if expected else None,
         expected_error=expected.standard_error if expected else None,
+        coverage=estimate.coverage,
     )

@@ -15,6 +15,7 @@ COLUMNS = (
     "expected",
     "forecast",
     "spread",
+    "in 90 %",
     "2J/p",
     "iterations",
     "converged",
@@ -25,7 +26,10 @@ COLUMNS = (
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """One row of the table. Numbers that a row does not have are None."""
+    """One row of the table. Numbers that a row does not have are None.
+
+    `coverage` is the share of the truth within the 90 % intervals of the posterior: 0.9 where it is right.
+    """
 
     name: str
     note: str
@@ -42,6 +46,7 @@ class Score:
     run_seconds: float
     expected: float | None = None
     expected_error: float | None = None
+    coverage: float | None = None
 
 
 def format_table(scores: Sequence[Score]) -> str:
@@ -67,6 +72,7 @@ def _cells(score: Score) -> tuple[str, ...]:
         expected,
         number(score.forecast_rmse),
         number(score.spread),
+        "–" if score.coverage is None else f"{100 * score.coverage:.0f} %",
         number(score.chi_square),
         number(score.iterations, ".1f"),
         "–" if score.converged is None else _percent(score.converged),

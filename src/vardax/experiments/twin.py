@@ -27,7 +27,7 @@ from vardax.cycle.state import CycleHistory, DAState
 from vardax.dynamics.discrete import DiscreteForward
 from vardax.dynamics.rollout import rollout
 from vardax.simulation.observations import observe
-from vardax.types import Batch1D, ConvergenceWarning
+from vardax.types import ConvergenceWarning
 
 __all__ = [
     "Estimate",
@@ -36,16 +36,12 @@ __all__ = [
     "assimilate",
     "climatology_forward",
     "interval_forward",
-    "posterior_spread",
     "quietly",
     "simulate",
 ]
 
 PIECES = 10
 """A run is cut into this many equal calls of the cycle: the first one compiles, the others time it."""
-
-POSTERIORS, DRAWS = 50, 200
-"""The posterior spread is that of so many cycles, and for windows of so many samples each."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,13 +130,17 @@ def _no_analysis(forecast: Any, obs: Any, *, obs_op: Any, obs_err_cov: Any) -> A
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """What a row gave: states before and after each analysis, the reports of the analyses, and seconds."""
+    """What a row gave: states before and after each analysis, the reports of the analyses, and seconds.
+
+    `spread` and `coverage` are what it expects of its errors, and how often it is right (`uncertainty`).
+    """
 
     row: Row
     history: CycleHistory
     compile_seconds: float
     run_seconds: float
     spread: float | None
+    coverage: float | None = None
 
 
 def assimilate(twin: Twin, row: Row, advance: Callable[[int], None] = lambda done: None) -> Estimate:
@@ -168,38 +168,6 @@ def quietly(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> A
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         return function(*arguments, **keywords)
-
-
-def posterior_spread(twin: Twin, estimate: Estimate, first: int) -> float | None:
-    """The root mean posterior variance at analysis time over cycles from `first` on; None without a posterior.
-
-    For windows, whose posterior is that of the window's start, samples are carried to its end by the model.
-    """
-    model = estimate.row.model
-    if not hasattr(model, "posterior"):
-        return estimate.spread
-    chosen = np.unique(np.linspace(max(first, 1), twin.n_cycles - 1, POSTERIORS).astype(int))
-    observations = twin.observations[chosen]
-    if not estimate.row.takes_window:
-        batch, background = Batch1D.from_observations(observations), estimate.history.forecast[chosen]
-        posterior = quietly(model.posterior, batch, background=jnp.asarray(background))
-        return float(jnp.sqrt(jnp.mean(posterior.std() ** 2)))
-    window = jnp.stack([jnp.full_like(observations, jnp.nan), observations], axis=1)
-    background = jnp.asarray(estimate.history.analysis[chosen - 1])
-    posterior = quietly(model.posterior, Batch1D.from_observations(window), background=background)
-    ends = _advanced(twin.forward, posterior.sample(jax.random.key(0), DRAWS))
-    return float(jnp.sqrt(jnp.mean(jnp.var(ends, axis=1, ddof=1))))
-
-
-@eqx.filter_jit
-def _advanced(forward: Any, samples: Any) -> Float[Array, "cycles draws n"]:
-    """The end of the interval from each sample: of its start, or of start and model error."""
-
-    def end(sample: Any) -> Array:
-        start, errors = sample if isinstance(sample, tuple) else (sample, None)
-        return rollout(forward, start, 1, increments=errors)[-1]
-
-    return jax.vmap(jax.vmap(end))(samples)
 
 
 class _Interval(eqx.Module):

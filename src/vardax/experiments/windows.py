@@ -25,6 +25,7 @@ from vardax.cycle.state import CycleHistory, CycleReport
 from vardax.dynamics.rollout import rollout
 from vardax.experiments.results import Results, score_estimates
 from vardax.experiments.twin import Estimate, Row, quietly
+from vardax.experiments.uncertainty import uncertainty_of_windows
 from vardax.simulation.observations import observe
 from vardax.types import Batch1D
 
@@ -121,7 +122,8 @@ def score_windows(
     estimates = []
     for row in rows:
         with watch(1, row.name) if watch else nullcontext(lambda done: None) as advance:
-            estimates.append(assimilate_windows(windows, row))
+            estimate, expects = assimilate_windows(windows, row), uncertainty_of_windows(windows, row)
+            estimates.append(dataclasses.replace(estimate, spread=expects.spread, coverage=expects.coverage))
             advance(1)
     return score_estimates(
         estimates,
