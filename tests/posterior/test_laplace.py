@@ -11,6 +11,7 @@ import pytest
 
 import vardax.minimisers.closed_form as closed_form
 from vardax.covariances.dense import DenseCovariance
+from vardax.covariances.low_rank import LowRankCovariance
 from vardax.covariances.matern import MaternLinearOperator
 from vardax.dynamics.discrete import DiscreteForward
 from vardax.minimisers.transforms import Exp, Identity, Softplus
@@ -22,6 +23,7 @@ from vardax.obs_operators.linear import LinearObs
 from vardax.posterior.inverses import IterativeInverse
 from vardax.posterior.laplace import LaplaceCovariance
 from vardax.posterior.posterior import Posterior
+from vardax.posterior.quantities import Untransformed
 from vardax.protocols import PosteriorAdapter
 from vardax.types import Batch1D
 
@@ -92,6 +94,16 @@ def test_samples_have_the_moments_of_the_dense_covariance(form):
         assert (np.abs(error) < 6 * np.outer(spread, spread) / np.sqrt(4000)).all()
 
 
+def test_the_information_gain_is_that_of_the_dense_covariance(form):
+    posterior, dense = form
+    prior = np.linalg.slogdet(posterior.cov.problem.covariance.as_matrix())[1]
+    estimated = isinstance(posterior.cov.inverse, IterativeInverse)
+    expected = 0.5 * (prior - np.linalg.slogdet(dense)[1])
+    np.testing.assert_allclose(posterior.information_gain(), expected, rtol=0.1 if estimated else 1e-3)
+    if not estimated:
+        np.testing.assert_allclose(posterior.logdet(), np.linalg.slogdet(dense)[1], rtol=1e-3, atol=1e-3)
+
+
 def test_the_matrix_is_block_diagonal_over_the_samples(form):
     posterior, dense = form
     expected = np.zeros((SAMPLES * N, SAMPLES * N))
@@ -146,6 +158,20 @@ def test_a_nonlinear_operator_is_linearised_at_the_analysis(transform, m):
     for sample in range(SAMPLES):
         dense = gauss_newton(posed, analysis.control, sample)
         np.testing.assert_allclose(posterior.std()[sample], np.sqrt(np.diag(dense)), rtol=1e-4, atol=1e-4)
+    if m != 7 or isinstance(transform, Identity):
+        np.testing.assert_allclose(posterior.logdet()[-1], np.linalg.slogdet(dense)[1], rtol=1e-3, atol=1e-3)
+        return
+    z, spread = transform.inverse(posterior.mean), posterior.cov.of(Untransformed()).diagonal() ** 0.5
+    slope = jax.grad(lambda z: jnp.sum(transform(z)))(z)
+    np.testing.assert_allclose(posterior.std(), slope * spread, rtol=1e-4)
+    log_B = np.linalg.slogdet(model.prior_cov_op.as_matrix())[1]
+    gain = 0.5 * (log_B + 2 * np.sum(np.log(slope), axis=1) - posterior.logdet())
+    np.testing.assert_allclose(posterior.information_gain(), gain, rtol=1e-3)
+    quantiles = posterior.quantile(np.array([0.025, 0.5, 0.975]))
+    assert quantiles.shape == (3, SAMPLES, N)
+    np.testing.assert_allclose(quantiles[1], posterior.mean, rtol=1e-5)
+    np.testing.assert_allclose(quantiles[2], transform(z + 1.959964 * spread), rtol=1e-4)
+    assert np.all(quantiles > 0)
 
 
 def test_the_model_is_in_the_posterior_of_a_window():
@@ -171,6 +197,24 @@ def test_without_observations_the_posterior_is_the_prior():
     model = OptimalInterpolation(LinearObs(H), np.zeros(12), prior, DenseCovariance(np.eye(4)))
     posterior = model.posterior(Batch1D.from_observations(np.full((1, 4), np.nan)))
     np.testing.assert_allclose(posterior.std(), np.full((1, 12), 2.0), rtol=1e-5)
+    np.testing.assert_array_equal(posterior.mean, np.zeros((1, 12)))
+    np.testing.assert_allclose(posterior.information_gain(), [0.0], atol=1e-6)
+
+
+@pytest.mark.x64
+def test_a_singular_background_covariance_leaves_no_error_outside_its_range():
+    """B = X Xᵀ with two modes: the posterior has their span, a gain, and no determinant."""
+    X = RANDOM.normal(size=(N, 2))
+    model = OptimalInterpolation(LinearObs(np.eye(N)), np.zeros(N), LowRankCovariance(X), DenseCovariance(np.eye(N)))
+    posterior = model.posterior(Batch1D.from_observations(np.ones((1, N))))
+    P = X @ np.linalg.inv(np.eye(2) + X.T @ X) @ X.T
+    np.testing.assert_allclose(posterior.std()[0], np.sqrt(np.diag(P)), rtol=1e-9)
+    gain = 0.5 * np.linalg.slogdet(np.eye(2) + X.T @ X)[1]
+    np.testing.assert_allclose(posterior.information_gain(), [gain], rtol=1e-9)
+    outside = np.linalg.svd(X)[0][:, -1]
+    np.testing.assert_allclose(posterior.cov.mv(jnp.asarray(outside[None])), np.zeros((1, N)), atol=1e-12)
+    with pytest.raises(ValueError, match="LowRankCovariance"):
+        posterior.logdet()
 
 
 # -- the adapter -----------------------------------------------------------------------------------------------------

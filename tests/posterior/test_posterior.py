@@ -46,6 +46,31 @@ def test_an_ensemble_is_a_posterior():
     assert all(any(np.allclose(draw, member) for member in members) for draw in draws[:20])
 
 
+def test_quantiles_of_a_gaussian_and_of_an_ensemble():
+    posterior = Posterior(jnp.array([5.0, -3.0]), DenseCovariance(MATRIX))
+    expected = posterior.mean + 1.644854 * posterior.std()
+    np.testing.assert_allclose(posterior.quantile(0.95), expected, rtol=1e-5)
+    assert posterior.quantile([0.1, 0.5, 0.9]).shape == (3, 2)
+    members = np.random.default_rng(2).normal(size=(50, 2))
+    ensemble = Posterior(jnp.asarray(members.mean(axis=0)), samples=jnp.asarray(members))
+    np.testing.assert_allclose(ensemble.quantile(0.2), np.quantile(members, 0.2, axis=0), rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match=r"Posterior.quantile: `q` is 1.2, expected numbers from 0 to 1"):
+        posterior.quantile(1.2)
+
+
+def test_the_determinant_is_that_of_the_covariance():
+    np.testing.assert_allclose(Posterior(jnp.zeros(2), DenseCovariance(MATRIX)).logdet(), np.log(1.75), rtol=1e-6)
+    with pytest.raises(ValueError, match=r"Posterior.logdet needs `cov`"):
+        Posterior(jnp.zeros(2), samples=jnp.zeros((3, 2))).logdet()
+
+
+@pytest.mark.parametrize("member", ["information_gain", "trajectory"])
+def test_what_only_the_posterior_of_a_method_knows(member):
+    posterior = Posterior(jnp.zeros(2), DenseCovariance(MATRIX))
+    with pytest.raises(ValueError, match=rf"Posterior.{member} needs the posterior of a method.*DenseCovariance"):
+        getattr(posterior, member)()
+
+
 def test_a_state_may_be_a_pytree():
     cov = lx.DiagonalLinearOperator({"u": jnp.array([4.0]), "c": jnp.array([1.0, 9.0])})
     posterior = Posterior({"u": jnp.zeros(1), "c": jnp.ones(2)}, cov)

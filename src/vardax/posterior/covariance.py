@@ -30,7 +30,7 @@ from vardax.minimisers.transforms import from_control
 from vardax.posterior.inverses import AbstractInverse, Linearised
 from vardax.posterior.quantities import AbstractQuantity, Entry, State, Trajectory, Untransformed
 
-__all__ = ["PosteriorCovariance"]
+__all__ = ["PosteriorCovariance", "gaussian_quantiles"]
 
 
 class PosteriorCovariance(lx.AbstractLinearOperator):
@@ -69,9 +69,8 @@ class PosteriorCovariance(lx.AbstractLinearOperator):
     def quantile(self, q: Float[Array, "..."]) -> PyTree[Array]:
         """The quantiles of each entry, the axes of `q` first; those of a state go through the control transform."""
         gaussian = self.of(Untransformed()) if isinstance(self.quantity, State) else self
-        centre, variances = gaussian.mean(), gaussian.diagonal()
-        at = lambda c, v: c + _outer(jax.scipy.special.ndtri(q), jnp.sqrt(jnp.maximum(v, 0)))  # noqa: E731
-        quantiles = jax.tree.map(at, centre, variances)
+        spread = jax.tree.map(lambda v: jnp.sqrt(jnp.maximum(v, 0)), gaussian.diagonal())
+        quantiles = gaussian_quantiles(q, gaussian.mean(), spread)
         return quantiles if gaussian is self else from_control(self.problem.transform, quantiles)
 
     def information_gain(self) -> Float[Array, "..."]:
@@ -159,9 +158,14 @@ for _hook in (
     _hook.register(PosteriorCovariance)(lambda operator: False)
 
 
-def _outer(factors: Array, field: Array) -> Array:
-    """The field times each of the factors."""
-    return factors.astype(field.dtype).reshape(*factors.shape, *(1,) * field.ndim) * field
+def gaussian_quantiles(q: Float[Array, "..."], mean: PyTree[Array], std: PyTree[Array]) -> PyTree[Array]:
+    """mean + Φ⁻¹(q) std, entry by entry, the axes of `q` first."""
+    scores = jax.scipy.special.ndtri(q)
+
+    def of_leaf(m: Array, s: Array) -> Array:
+        return jnp.expand_dims(m, tuple(range(q.ndim))) + jnp.multiply.outer(scores.astype(s.dtype), s)
+
+    return jax.tree.map(of_leaf, mean, std)
 
 
 @eqx.filter_jit

@@ -19,7 +19,7 @@ from jaxtyping import Array, ArrayLike, Float, PRNGKeyArray, PyTree
 
 from vardax.covariances.functions import diagonal, logdet
 from vardax.covariances.functions import sample as sample_covariance
-from vardax.posterior.covariance import PosteriorCovariance
+from vardax.posterior.covariance import PosteriorCovariance, gaussian_quantiles
 from vardax.types import concrete_values
 
 __all__ = ["Posterior"]
@@ -64,9 +64,7 @@ class Posterior(eqx.Module):
         if self.cov is None:
             samples = self._samples("quantile")
             return jax.tree.map(lambda s: jnp.quantile(s, q.astype(s.dtype), axis=0), samples)
-        scores = jax.scipy.special.ndtri(q)
-        spread = lambda m, s: m + scores.astype(s.dtype).reshape(*q.shape, *(1,) * s.ndim) * s  # noqa: E731
-        return jax.tree.map(spread, self.mean, self.std())
+        return gaussian_quantiles(q, self.mean, self.std())
 
     def sample(self, key: PRNGKeyArray, n: int) -> PyTree[Array]:
         """`n` states drawn from the posterior (drawn from `samples` with replacement where there is no `cov`)."""
