@@ -50,6 +50,9 @@ if TYPE_CHECKING:
     from vardax.models import (
         IncrementalConfig,
         IncrementalFourDVar,
+        LatentHybridFourDVar,
+        LatentStrongFourDVar,
+        LatentThreeDVar,
         OptimalInterpolation,
         StrongFourDVar,
         ThreeDVar,
@@ -77,6 +80,7 @@ if TYPE_CHECKING:
         GaussianMarkLikelihood,
         GaussNewtonHessian,
         LaplaceCovariance,
+        LatentLaplaceCovariance,
         Posterior,
     )
     from vardax.protocols import (
@@ -153,8 +157,12 @@ __all__ = [
     "KStepAdjoint",
     "LaplaceCovariance",
     "LatentForwardModel",
+    "LatentHybridFourDVar",
+    "LatentLaplaceCovariance",
     "LatentMap",
     "LatentPrior",
+    "LatentStrongFourDVar",
+    "LatentThreeDVar",
     "LiftedObservationOperator",
     "LinearObs",
     "MaskedIdentity",
@@ -203,13 +211,19 @@ _HOMES = {
     """,
     "cycle": "DACycle DAState SmootherCycle VarDACycle VarSmootherCycle",
     "latent": "EncodedForwardModel LatentPrior LiftedObservationOperator NeuralLatentForwardModel",
-    "models": "IncrementalConfig IncrementalFourDVar OptimalInterpolation StrongFourDVar ThreeDVar WeakFourDVar",
+    "models": """
+        IncrementalConfig IncrementalFourDVar LatentHybridFourDVar LatentStrongFourDVar LatentThreeDVar
+        OptimalInterpolation StrongFourDVar ThreeDVar WeakFourDVar
+    """,
     "obs_operators": """
         AveragingKernel CallableObs ColumnRetrieval CompositeObs InstrumentRegistry InstrumentSpec InterpObs LinearObs
         MaskedIdentity MultiInstrumentFusion PointObs RetrievalKernel averaging_kernel_from_l2 interp_obs_from_coords
         is_linear
     """,
-    "posterior": "EnsembleCovariance GaussNewtonHessian GaussianMarkLikelihood LaplaceCovariance Posterior",
+    "posterior": """
+        EnsembleCovariance GaussNewtonHessian GaussianMarkLikelihood LaplaceCovariance LatentLaplaceCovariance
+        Posterior
+    """,
     "protocols": """
         AnalysisStep CostFunction ForwardModel GradModulator LatentForwardModel LatentMap Minimiser
         ObservationOperator PosteriorAdapter Prior ReducedBasis TemporalPrior

@@ -646,7 +646,8 @@ class Analysis(eqx.Module):
     it on as `warm_start`). `converged` means that the gradient norm in control space is at most
     `tol * max(1, its value at the background)`; `status` says why the iteration stopped. `memory` says what the
     differentiated model run keeps (4D methods). `krylov` is the Lanczos record of the last Hessian (incremental
-    method).
+    method). `latent` is z* (latent methods), the latent vector that decodes to the state; their control is chi*, with
+    z* = z_b + B_z^{1/2} chi*.
     """
 
     state: PyTree[Array]
@@ -659,6 +660,7 @@ class Analysis(eqx.Module):
     gradient_norm: Float[Array, "..."]
     trajectory: PyTree[Array] | None = None
     krylov: Any = None
+    latent: PyTree[Array] | None = None
     memory: str = eqx.field(static=True, default="")
 
     def message(self) -> str:

@@ -29,15 +29,26 @@ from vardax.covariances import (
     ScaledCovariance,
 )
 from vardax.dynamics import DiscreteForward
+from vardax.latent import LatentPrior
 from vardax.minimisers import GaussNewtonKrylov
 from vardax.models import AbstractAnalysisMethod, IncrementalConfig
 from vardax.obs_operators import LinearObs
+from vardax.primitives import identity_latent_map
 from vardax.types import Batch1D
 
 N_STATE, N_OBS, N_SAMPLES = 7, 4, 3
 EXPORTED = [getattr(vardax.models, name) for name in vardax.models.__all__]
 METHODS = [cls for cls in EXPORTED if issubclass(cls, AbstractAnalysisMethod) and cls is not AbstractAnalysisMethod]
-SLOT_RECIPES = {"forward", "obs_op", "prior_mean", "prior_cov_op", "obs_cov_op", "model_err_cov_op"}
+SLOT_RECIPES = {
+    "forward",
+    "obs_op",
+    "prior_mean",
+    "prior_cov_op",
+    "obs_cov_op",
+    "model_err_cov_op",
+    "latent_map",
+    "prior",
+}
 
 QUASI_NEWTON = {"default": lambda tol: None, "BFGS": lambda tol: optx.BFGS(tol, tol)}
 LEAST_SQUARES = {
@@ -107,7 +118,7 @@ def make_problem(entries: int, seed: int = 0) -> Problem:
 def build(method: type, problem: Problem, dtype: str, minimiser, **options):
     """The method with its slots filled from the problem; unknown required slots fail here and ask for a recipe."""
     array = lambda a: jnp.asarray(a, dtype=dtype)  # noqa: E731
-    M = array(problem.M)
+    M, identity = array(problem.M), identity_latent_map(N_STATE)
     recipes = {
         "forward": lambda: DiscreteForward(lambda x: M @ x, 1.0),
         "obs_op": lambda: LinearObs(array(problem.H)),
@@ -115,6 +126,8 @@ def build(method: type, problem: Problem, dtype: str, minimiser, **options):
         "prior_cov_op": lambda: DenseCovariance(array(problem.B)),
         "obs_cov_op": lambda: DenseCovariance(array(problem.R)),
         "model_err_cov_op": lambda: DenseCovariance(array(problem.Q)),
+        "latent_map": lambda: identity,
+        "prior": lambda: LatentPrior(identity, array(problem.background[0]), DenseCovariance(array(problem.B))),
     }
     parameters = inspect.signature(method).parameters
     required = [name for name, p in parameters.items() if p.default is p.empty and name != "minimiser"]

@@ -20,8 +20,10 @@ import pytest
 import vardax.models
 from vardax.covariances import DenseCovariance, DiagonalCovariance
 from vardax.dynamics import DiscreteForward, Lorenz96, rollout
+from vardax.latent import LatentPrior
 from vardax.models import AbstractAnalysisMethod
 from vardax.obs_operators import CallableObs, LinearObs, PointObs
+from vardax.primitives import identity_latent_map
 from vardax.protocols import AnalysisStep
 from vardax.types import Analysis, Batch1D, ConvergenceError, ConvergenceWarning, Status
 from vardax.validation import gradient_test
@@ -85,6 +87,10 @@ class Twin:
             "prior_cov_op": lambda: DenseCovariance(cast(background_covariance())),
             "obs_cov_op": lambda: DiagonalCovariance(cast(np.full(OBSERVED.size, SIGMA_O**2))),
             "model_err_cov_op": lambda: DiagonalCovariance(cast(np.full(N, 1e-3))),
+            "latent_map": lambda: identity_latent_map(N),
+            "prior": lambda: LatentPrior(
+                identity_latent_map(N), cast(self.background[0]), DenseCovariance(cast(background_covariance()))
+            ),
         }
         required, known = slots_of(self.method)
         missing = set(required) - set(recipes) - set(options)
@@ -423,21 +429,25 @@ def pytree_twin(method):
         "prior_cov_op": DiagonalCovariance(flat(cast(variances))),
         "model_err_cov_op": DiagonalCovariance(0.1 * flat(cast(variances))),
     }
+    for slots in (trees, vectors):
+        slots["latent_map"] = identity_latent_map(9)
+        slots["prior"] = LatentPrior(slots["latent_map"], slots["prior_mean"], slots["prior_cov_op"])
     required = slots_of(method)[0]
     build = lambda slots: method(**{k: v for k, v in {**shared, **slots}.items() if k in required})  # noqa: E731
-    return build(trees), build(vectors), Batch1D.from_observations(jnp.asarray(y, "float32")), flat
+    batch = Batch1D.from_observations(jnp.asarray(y, "float32"))
+    return build(trees), build(vectors), batch, flat, cast(variances)
 
 
 @every_method
 def test_a_state_may_be_a_pytree(method):
-    on_trees, on_vectors, batch, flat = pytree_twin(method)
+    on_trees, on_vectors, batch, flat, variances = pytree_twin(method)
     found, expected = on_trees.analyse(batch), on_vectors.analyse(batch)
     assert state_of(found)["u"].shape == (2, 5)
     assert state_of(found)["v"].shape == (2, 2, 2)
     np.testing.assert_allclose(jax.vmap(flat)(state_of(found)), state_of(expected), atol=2e-3)
     std = on_trees.posterior(batch).std()
     std = std[0] if isinstance(std, tuple) else std
-    for name, variance in on_trees.prior_cov_op.diagonal.items():
+    for name, variance in variances.items():
         assert np.all(np.asarray(std[name]) <= np.sqrt(np.asarray(variance))[None] * (1 + 1e-4))
 
 

@@ -123,7 +123,7 @@ def test_a_background_of_another_shape_is_refused(name, model, batch):
 
 
 def test_a_background_of_another_structure_is_refused(name, model, batch):
-    words = (name, "`prior_mean / background` has the structure", "that of `prior_cov_op`")
+    words = (name, "`prior_mean / background` has the structure", "that of the prior")
     refused(lambda: model.analyse(batch, background={"u": jnp.ones(4)}), ValueError, *words)
 
 

@@ -28,6 +28,7 @@ from vardax.minimisers.krylov import solve_blue
 from vardax.minimisers.krylov_result import KrylovResult
 from vardax.minimisers.lanczos import AbstractVectors, ControlVectors, ImageVectors, KrylovRecord, RitzPairs
 from vardax.minimisers.last_hessian import last_hessian
+from vardax.minimisers.latent_window import DecodedStart, DecodedWindow
 from vardax.minimisers.lbfgs import LimitedMemoryBFGS, RoundingArmijo
 from vardax.minimisers.minimise import iterate, minimise
 from vardax.minimisers.moments import (
@@ -57,6 +58,8 @@ __all__ = [
     "BetweenEntries",
     "ControlSpaceProblem",
     "ControlVectors",
+    "DecodedStart",
+    "DecodedWindow",
     "DualCG",
     "EveryEntry",
     "Exp",

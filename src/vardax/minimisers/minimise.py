@@ -96,6 +96,7 @@ def _analysis(
         history=record.history,
         gradient_norm=record.gradient_norm,
         trajectory=problem.observe.trajectory(state),
+        latent=problem.observe.latent(state),
         memory=problem.observe.memory(state),
         krylov=krylov,
     )

@@ -5,8 +5,9 @@
     WeakWindow      (x_0, eta) -> x_t = M_t(x_{t-1}) + eta_t -> H(x_t)     a model with errors
     InnerWindow     x_0 -> the window of a simpler model                   the increments of an incremental method
 
-and `SubWindows` and `JointWindow` in files of their own. `run` gives the trajectory, stacked on a leading axis, and the
-predictions, (E, *obs). `split` says which parts of a control J_b, J_q and J_theta measure.
+and `SubWindows`, `JointWindow`, `DecodedStart` and `DecodedWindow` in files of their own. `run` gives the trajectory,
+stacked on a leading axis, and the predictions, (E, *obs). `split` says which parts of a control J_b, J_q and J_theta
+measure.
 """
 
 import abc
@@ -73,6 +74,10 @@ class AbstractObserving(eqx.Module):
     def of_result(self, result: PyTree[Array]) -> PyTree[Array]:
         """The state of which the user would get `result`."""
         return result
+
+    def latent(self, state: PyTree[Array]) -> PyTree[Array] | None:
+        """The state as a latent vector; None where it is none."""
+        return None
 
     def __call__(self, state: PyTree[Array], observed: ObservedEntries) -> Array:
         return self.run(state, observed).predicted

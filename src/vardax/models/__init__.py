@@ -2,7 +2,8 @@
 
 `OptimalInterpolation` (linear operator, closed form), `ThreeDVar` (any operator, one time), `StrongFourDVar` (a window
 under a model), `IncrementalFourDVar` (the same by outer and inner loops, set by `IncrementalConfig`), `WeakFourDVar` (a
-window under a model that errs). Each has
+window under a model that errs). `LatentThreeDVar`, `LatentStrongFourDVar` and `LatentHybridFourDVar` do the same for a
+latent vector, which decodes to the state (`vardax.latent`). Each has
 `model(batch)`, `analyse`, `analyse_one`, `iterate`, `posterior`, `with_`, `as_analysis_step`. `AbstractAnalysisMethod`
 is what a method subclasses, `MethodAnalysisStep` a method as the update of a cycle.
 
@@ -16,6 +17,9 @@ from vardax.models.biases import ForcingBias, InstrumentBias, ObservationBias
 from vardax.models.digital_filter import DigitalFilter
 from vardax.models.incremental_fourdvar import IncrementalFourDVar
 from vardax.models.joint_control import AbstractJointControl, JointControl
+from vardax.models.latent_hybrid_fourdvar import LatentHybridFourDVar
+from vardax.models.latent_strong_fourdvar import LatentStrongFourDVar
+from vardax.models.latent_threedvar import LatentThreeDVar
 from vardax.models.method import AbstractAnalysisMethod
 from vardax.models.optimal_interpolation import OptimalInterpolation
 from vardax.models.recompilation import RecompilationWarning
@@ -32,6 +36,9 @@ __all__ = [
     "IncrementalFourDVar",
     "InstrumentBias",
     "JointControl",
+    "LatentHybridFourDVar",
+    "LatentStrongFourDVar",
+    "LatentThreeDVar",
     "MethodAnalysisStep",
     "ObservationBias",
     "OptimalInterpolation",

@@ -134,14 +134,13 @@ def check_batch(batch: Any, owner: str) -> None:
 def _not_applicable(owner: str, obs_op: Any, structure: PyTree, error: Exception) -> str:
     return (
         f"{owner}: `obs_op` ({type(obs_op).__name__}) cannot be applied to a state of shape {_shapes(structure)}, "
-        f"the one that `prior_cov_op` acts on: {error}"
+        f"the one that the prior is of: {error}"
     )
 
 
-def check_positions(obs_op: Any, batch: Any, prior_cov_op: Any, owner: str) -> None:
+def check_positions(obs_op: Any, batch: Any, structure: PyTree, owner: str) -> None:
     """Let an operator that samples space count what lies outside; under tracing it could only answer NaN."""
-    if hasattr(obs_op, "check") and isinstance(prior_cov_op, lx.AbstractLinearOperator):
-        structure = prior_cov_op.out_structure()
+    if hasattr(obs_op, "check"):
         try:
             obs_op.check(structure)
         except ValueError as error:
@@ -228,7 +227,7 @@ def check_structure(tree: PyTree, structure: PyTree, name: str, owner: str) -> N
     if jax.tree.structure(tree) != jax.tree.structure(structure):
         raise ValueError(
             f"{owner}: `{name}` has the structure {jax.tree.structure(tree)}, expected {jax.tree.structure(structure)} "
-            "(that of `prior_cov_op`)."
+            "(that of the prior)."
         )
 
 
@@ -244,13 +243,13 @@ def per_sample(tree: PyTree[Array], structure: PyTree, n_samples: int, name: str
             return leaf
         raise ValueError(
             f"{owner}: `{name}` has shape {leaf.shape}, expected {tuple(like.shape)} or "
-            f"{(n_samples, *like.shape)} (`prior_cov_op` acts on {tuple(like.shape)}; there are {n_samples} samples)."
+            f"{(n_samples, *like.shape)} (the prior is of shape {tuple(like.shape)}; there are {n_samples} samples)."
         )
 
     return jax.tree.map(one, tree, structure)
 
 
-def observation_shape(obs_op: Any, mean: PyTree[Array], structure: PyTree, batch: Any, owner: str) -> tuple[int, ...]:
+def observation_shape(obs_op: Any, mean: PyTree, structure: PyTree, batch: Any, owner: str) -> tuple[int, ...]:
     """The shape of H(x) for one state, found without computing it."""
     check_structure(mean, structure, "prior_mean / background", owner)
     points = _one_set_of_points(batch)
