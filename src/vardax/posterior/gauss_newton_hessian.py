@@ -54,10 +54,15 @@ class GaussNewtonHessian(eqx.Module):
     ) -> Posterior:
         """The posterior of a problem that is at hand."""
         state, control = control_of(analysis, problem)
-        left_behind = analysis.krylov if isinstance(analysis, Analysis) else None
-        record = last_record(problem, control, left_behind, self.n_krylov)
-        covariance = PosteriorCovariance(problem, control, _inverse(problem, record), self.n_samples)
+        covariance = self.covariance(problem, control, analysis.krylov if isinstance(analysis, Analysis) else None)
         return Posterior(state, covariance, provenance=provenance_of(analysis, problem, self, method))
+
+    def covariance(
+        self, problem: BatchedProblem | ControlSpaceProblem, control: PyTree[Array], record: Any = None
+    ) -> PosteriorCovariance:
+        """P at `control`, from the Lanczos `record` of an analysis, or from vectors of its own."""
+        record = last_record(problem, control, record, self.n_krylov)
+        return PosteriorCovariance(problem, control, _inverse(problem, record), self.n_samples)
 
 
 @eqx.filter_jit

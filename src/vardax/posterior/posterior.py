@@ -8,6 +8,7 @@ The posterior of a method knows more: `information_gain`, `logdet`, and for a wi
 the whole `trajectory`.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -49,7 +50,7 @@ class Posterior(eqx.Module):
             return jax.tree.map(lambda v: jnp.sqrt(jnp.maximum(v, 0)), diagonal(self.cov))
         return jax.tree.map(lambda s: jnp.std(s, axis=0, ddof=1), self._samples("std"))
 
-    def quantile(self, q: ArrayLike) -> PyTree[Array]:
+    def quantile(self, q: ArrayLike | Sequence[float]) -> PyTree[Array]:
         """The quantiles `q` (from 0 to 1, a number or an array) of each entry; the axes of `q` come first.
 
         Of a positive or bounded state they are those of the Gaussian before the control transform, carried through it:

@@ -12,6 +12,7 @@ import math
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Int, PyTree
 
 from vardax.covariances.functions import diagonal
@@ -36,7 +37,7 @@ class AbstractQuantity(eqx.Module):
         if size > DENSE_LIMIT:
             raise TooLarge(f"The prior variances of {type(self).__name__} need {size} products, beyond {DENSE_LIMIT}.")
         _, tangent = jax.linearize(lambda chi: self(problem, chi), control)
-        flat, unravel = jax.flatten_util.ravel_pytree(control)
+        flat, unravel = ravel_pytree(control)
         zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(tangent, control))
 
         def add(total: PyTree[Array], unit: Array) -> tuple[PyTree[Array], None]:

@@ -16,6 +16,7 @@ from vardax.primitives.cost_functions import (
     WeakConstraintCost,
 )
 from vardax.primitives.costs import model_error_cost, obs_cost, prior_cost, threedvar_cost, variational_cost
+from vardax.primitives.hessians import GaussNewtonOperator, gauss_newton_hessian, laplace_covariance
 from vardax.primitives.incremental import gauss_newton_inner, incremental_cost, incremental_outer
 from vardax.primitives.latent import (
     decode_jacobian,
@@ -27,6 +28,7 @@ from vardax.primitives.latent import (
 
 __all__ = [
     "BLUECost",
+    "GaussNewtonOperator",
     "IncrementalCost",
     "StrongConstraintCost",
     "ThreeDVarCost",
@@ -35,10 +37,12 @@ __all__ = [
     "cvt_inverse",
     "cvt_transform",
     "decode_jacobian",
+    "gauss_newton_hessian",
     "gauss_newton_inner",
     "identity_latent_map",
     "incremental_cost",
     "incremental_outer",
+    "laplace_covariance",
     "latent_incremental_cost",
     "model_error_cost",
     "obs_cost",
