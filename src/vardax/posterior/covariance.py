@@ -27,8 +27,10 @@ from vardax.covariances.functions import logdet
 from vardax.covariances.sizes import TooLarge
 from vardax.minimisers.problem import BatchedProblem, ControlSpaceProblem
 from vardax.minimisers.transforms import from_control
-from vardax.posterior.inverses import AbstractInverse, Linearised
+from vardax.posterior.inverses import AbstractInverse, IterativeInverse, Linearised
+from vardax.posterior.local_variances import is_cellwise, looks_at_cells, untransformed_variances
 from vardax.posterior.quantities import AbstractQuantity, Entry, State, Trajectory, Untransformed
+from vardax.types import is_traced
 
 __all__ = ["PosteriorCovariance", "gaussian_quantiles"]
 
@@ -55,7 +57,19 @@ class PosteriorCovariance(lx.AbstractLinearOperator):
         try:
             return _variances(self)
         except TooLarge:
-            return _sampled_variances(self)
+            return self._local_variances() if self._is_local() else _sampled_variances(self)
+
+    def _is_local(self) -> bool:
+        """Whether the variances follow from the observations near each cell; under tracing that cannot be seen."""
+        wanted = isinstance(self.inverse, IterativeInverse) and isinstance(self.quantity, State | Untransformed)
+        if not wanted or not is_cellwise(self.problem):
+            return False
+        local = looks_at_cells(self.problem, self.control)
+        return not is_traced(local) and bool(jnp.all(local))
+
+    def _local_variances(self) -> Float[Array, "..."]:
+        variances = untransformed_variances(self.problem, self.control)
+        return variances if isinstance(self.quantity, Untransformed) else _carried(self, variances)
 
     def sample(self, key: PRNGKeyArray, n: int) -> PyTree[Array]:
         """n increments from N(0, P) for each sample: (B, n, *state)."""
@@ -156,6 +170,13 @@ for _hook in (
     lx.has_unit_diagonal,
 ):
     _hook.register(PosteriorCovariance)(lambda operator: False)
+
+
+@eqx.filter_jit
+def _carried(covariance: PosteriorCovariance, variances: Array) -> Array:
+    """The variances of z as those of x = T(z)."""
+    slopes = covariance.problem.map_samples(lambda p, control: p.transform_slopes(control), covariance.control)
+    return slopes**2 * variances
 
 
 def gaussian_quantiles(q: Float[Array, "..."], mean: PyTree[Array], std: PyTree[Array]) -> PyTree[Array]:
