@@ -11,7 +11,9 @@ what was assumed: factors by which R (of each instrument) and B would have to be
 
 One pass with wrong factors finds others that are less wrong, because d_a depends on them. `tuned_scales` repeats the
 analyses with the new factors until they stay: the fixed point is where B and R agree with the innovations. It can tell
-B from R only where their structures differ: correlated background errors, uncorrelated observation errors.
+B from R only where their structures differ: correlated background errors, uncorrelated observation errors. An R that is
+small beside HBHᵀ is found slowly, the factor of one pass is 1 - R / (HBHᵀ + R), and badly: it is the small difference
+of two variances.
 
 Desroziers, G., Berre, L., Chapnik, B. and Poli, P. (2005). Diagnosis of observation, background and analysis-error
 statistics in observation space. QJRMS 131, 3385-3396.

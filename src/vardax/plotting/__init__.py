@@ -9,8 +9,19 @@ try:
 except ImportError as error:
     raise ImportError("figures need matplotlib: pip install 'vardax[plot]'") from error
 
+from vardax.plotting.diagnostics import power_spectra, rank_histogram_bars, signal_by_instrument
 from vardax.plotting.fields import hovmoller, truth_analysis_error
 from vardax.plotting.scores import score_ranking, score_through_time
 from vardax.plotting.style import colour_of, panels
 
-__all__ = ["colour_of", "hovmoller", "panels", "score_ranking", "score_through_time", "truth_analysis_error"]
+__all__ = [
+    "colour_of",
+    "hovmoller",
+    "panels",
+    "power_spectra",
+    "rank_histogram_bars",
+    "score_ranking",
+    "score_through_time",
+    "signal_by_instrument",
+    "truth_analysis_error",
+]
