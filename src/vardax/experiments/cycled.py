@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from vardax.covariances.dense import DenseCovariance
 from vardax.experiments.config import ConfigError, unknown
+from vardax.experiments.latent_rows import latent_hybrid_fourdvar, latent_strong_fourdvar, latent_threedvar
 from vardax.experiments.recipes import exported_methods, lacking_slots, standard_row
 from vardax.experiments.results import Results, score_rows
 from vardax.experiments.twin import Row, Twin, climatology_forward
@@ -47,7 +48,7 @@ def make_rows(config: Any, twin: Twin) -> tuple[list[Row], dict[str, list[str]]]
     for name, method in chosen_methods(config.methods).items():
         missing = lacking_slots(method, slots)
         if name in OWN_ROWS:
-            rows.append(OWN_ROWS[name](method, twin))
+            rows.append(OWN_ROWS[name](method, twin, config))
         elif missing:
             left_out[name] = missing
         else:
@@ -75,12 +76,17 @@ def background(twin: Twin) -> Row:
     return Row("background", "the model from the first guess on, without observations", twin.forward)
 
 
-def optimal_interpolation(method: type, twin: Twin) -> Row:
+def optimal_interpolation(method: type, twin: Twin, config: Any) -> Row:
     """Climatological mean and covariance at every observation time."""
     model = method(twin.obs_op, twin.mean, DenseCovariance(twin.covariance), twin.obs_cov_op)
     note = "background: the climatology, B = C; not cycled"
     return Row("OptimalInterpolation", note, climatology_forward(twin), model)
 
 
-OWN_ROWS: dict[str, Callable[[type, Twin], Row]] = {"OptimalInterpolation": optimal_interpolation}
+OWN_ROWS: dict[str, Callable[[type, Twin, Any], Row]] = {
+    "OptimalInterpolation": optimal_interpolation,
+    "LatentThreeDVar": latent_threedvar,
+    "LatentStrongFourDVar": latent_strong_fourdvar,
+    "LatentHybridFourDVar": latent_hybrid_fourdvar,
+}
 """Methods that the standard recipe does not suit."""
