@@ -305,7 +305,8 @@ class GaussNewtonKrylov(optx.AbstractMinimiser):
         start = jax.tree.map(lambda v, c: v.astype(c.dtype), GT(residual), y)
         record = extended(None, lambda v: GT(G(v)), start, steps, jnp.where(last, steps, 0))
         diagonal, off = record.diagonal.astype(dtype), record.off.astype(dtype)
-        return KrylovRecord(record.vectors, diagonal, off, record.n, y, record.complete & last)
+        complete = last & jnp.asarray(record.complete)
+        return KrylovRecord(record.vectors, diagonal, off, record.n, y, complete)
 
     def _accept(self, state: _State, terms: CostTerms, norm: Array) -> Bool[Array, ""]:
         """Enough of a decrease, up to the rounding error of J; at the start anything finite."""

@@ -17,7 +17,7 @@ diagonal, no interpolation, no model. That is found out by applying the derivati
 
 import itertools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -77,9 +77,10 @@ def looks_at_cells(problem: BatchedProblem | ControlSpaceProblem, control: PyTre
     """Whether every observation of a sample is a multiple of a single cell, in errors that are independent."""
 
     def one(sample: ControlSpaceProblem, control: Array) -> Array:
+        B: Any = sample.covariance
         observing = _whitened(sample, control)
-        seen = observed_cells(observing, sample.covariance.shape)
-        field = jax.random.normal(jax.random.key(0), sample.covariance.shape, sample.covariance.in_structure().dtype)
+        seen = observed_cells(observing, B.shape)
+        field = jax.random.normal(jax.random.key(0), B.shape, B.in_structure().dtype)
         found, expected = jnp.ravel(observing.predict(field)), seen.gain * field[seen.cells].astype(seen.gain.dtype)
         rounding = float(jnp.finfo(found.dtype).eps) ** 0.5
         return jnp.all(jnp.abs(found - expected) <= rounding * jnp.max(jnp.abs(seen.gain)))
@@ -94,7 +95,7 @@ def untransformed_variances(
     """The posterior variances of z = T⁻¹(x), for each sample."""
 
     def one(sample: ControlSpaceProblem, control: Array) -> Array:
-        B = sample.covariance
+        B: Any = sample.covariance
         observing = _whitened(sample, control)
         seen = observed_cells(observing, B.shape)
         observed = _merged(seen.cells, jnp.square(seen.gain), B.shape)

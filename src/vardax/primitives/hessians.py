@@ -7,7 +7,7 @@ Neither builds a matrix. The second knows its inverse: the posterior covariance 
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -25,6 +25,7 @@ from vardax.minimisers.transforms import Identity
 from vardax.minimisers.windows import Window
 from vardax.posterior.covariance import PosteriorCovariance
 from vardax.posterior.gauss_newton_hessian import GaussNewtonHessian
+from vardax.posterior.inverses import KrylovInverse
 from vardax.primitives.cost_functions import StrongConstraintCost, on_samples, posed
 
 __all__ = ["GaussNewtonOperator", "gauss_newton_hessian", "laplace_covariance"]
@@ -115,7 +116,7 @@ for _hook in (
 
 @eqx.filter_jit
 def _hessian_product(hessian: GaussNewtonOperator, vector: PyTree[Array]) -> PyTree[Array]:
-    P = hessian.inverse
+    P, inverse = hessian.inverse, cast(KrylovInverse, hessian.inverse.inverse)
 
     def one(problem: Any, pairs: RitzPairs, v: PyTree[Array]) -> PyTree[Array]:
         B, L = problem.covariance, problem.half
@@ -124,7 +125,7 @@ def _hessian_product(hessian: GaussNewtonOperator, vector: PyTree[Array]) -> PyT
         known = inv_mv(B, L.mv(combine((pairs.values - 1) * parts, pairs.vectors)))
         return jax.tree.map(lambda a, b, c: (a + b).astype(c.dtype), weighted, known, v)
 
-    return P.problem.map_samples(one, P.inverse.pairs, vector)
+    return P.problem.map_samples(one, inverse.pairs, vector)
 
 
 def gauss_newton_hessian(
