@@ -71,7 +71,7 @@ class EnsembleCovariance(eqx.Module):
     def _provenance(self, mean: PyTree[Array], model: Any, batch: Any) -> dict[str, Any]:
         """What is known of where the members come from."""
         method = "" if model is None else type(getattr(model, "method", model)).__name__
-        if hasattr(model, "problem") and batch is not None:
+        if model is not None and batch is not None and hasattr(model, "problem"):
             return provenance_of(mean, model.problem(batch), self, method)
         versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
         return {"method": method, "adapter": type(self).__name__, "versions": versions}
