@@ -489,3 +489,8 @@ def test_the_inverse_of_what_has_none_is_refused_by_name():
         of_any.inv_mv(op, jnp.ones(8, jnp.float32))
     with pytest.raises(ValueError, match=r"logdet: `op` is .*semidefinite.*no inverse"):
         of_any.logdet(op)
+
+
+@pytest.mark.parametrize("recipe", examples(is_covariance) + examples(is_linear_map))
+def test_it_comes_back_from_a_registry(recipe, comes_back):
+    comes_back(lambda: recipe(DTYPE))

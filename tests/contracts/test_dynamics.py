@@ -220,3 +220,8 @@ def test_a_rollout_is_its_steps_and_starts_at_the_state(recipe):
     again = rollout(model, jax.tree.map(lambda leaf: leaf[1], entries), 1, t0=0.3 + model.dt)
     for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(entries), strict=True):
         np.testing.assert_allclose(a[1], b[2], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("recipe", EXAMPLES)
+def test_it_comes_back_from_a_registry(recipe, comes_back):
+    comes_back(lambda: recipe(DTYPE)[0])

@@ -340,3 +340,8 @@ def test_two_operators_of_one_structure_share_a_compilation(recipe, count_compil
     with count_compilations() as compiled:
         run(other, state)
     assert compiled.n == 0, compiled.names
+
+
+@pytest.mark.parametrize("recipe", EXAMPLES)
+def test_it_comes_back_from_a_registry(recipe, comes_back):
+    comes_back(lambda: recipe(DTYPE)[0])

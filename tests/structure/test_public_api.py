@@ -121,7 +121,6 @@ TO_COME = {
     "grad_mod": PAGE["grad_mod ★"],
     "training": PAGE["training ★"],
     "amortized": PAGE["amortized ★"],
-    "persist": PAGE["persist"],
     "cycle": "LatentDACycle EnsembleOfAnalyses EnsembleTransform",
     "experiments": "fit",
     "": PAGE[""],
