@@ -125,3 +125,5 @@ def test_what_is_no_generative_model_is_refused():
         draw_twin(key, filtered, window(1, 5))
     with pytest.raises(TypeError, match=r"draw_twin: `like` is .*expected Batch1D"):
         draw_twin(key, window_method(), jnp.zeros((1, 3, 2)))
+    with pytest.raises(TypeError, match="draw_twin: `method` is Lorenz96, expected a method"):
+        draw_twin(key, MODEL, like)

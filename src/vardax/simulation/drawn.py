@@ -42,6 +42,10 @@ def draw_twin(key: PRNGKeyArray, method: Any, like: Any) -> Twin:
     >>> draw_twin(jax.random.key(0), OptimalInterpolation(MaskedIdentity(), jnp.zeros(4), one, one), like).truth.shape
     (3, 4)
     """
+    if not hasattr(method, "problem"):
+        raise TypeError(
+            f"draw_twin: `method` is {type(method).__name__}, expected a method such as StrongFourDVar(...)."
+        )
     points = as_points(like)
     if points is None and not isinstance(like, AbstractBatch):
         raise TypeError(
