@@ -17,7 +17,7 @@ from vardax.obs_operators.linear import LinearObs
 from vardax.types import Batch1D
 
 M, ENTRIES, SAMPLES = 3, 3, 2
-FORMS = {"control space": (4, 1024), "observation space": (10, 1024), "by iteration": (4, 0)}
+FORMS = {"control space": (4, 1024), "observation space": (12, 1024), "by iteration": (4, 0)}
 """Size of the state, and up to which size a side is factorised: 9 observations, of which some are missing."""
 
 
@@ -76,7 +76,7 @@ def _dense(case, stacked, R, sample):
     return SimpleNamespace(H=H, R=R, B=B, K=K, y=y[seen], x_b=x_b, seen=seen, instrument=instrument)
 
 
-@pytest.fixture(params=FORMS)
+@pytest.fixture(params=["control space", "observation space", pytest.param("by iteration", marks=pytest.mark.slow)])
 def case(request, monkeypatch):
     """Each form of the linear-Gaussian case."""
     n, limit = FORMS[request.param]
@@ -95,6 +95,12 @@ def case(request, monkeypatch):
 def small_case():
     """The case whose control is small."""
     return linear_case(4)
+
+
+@pytest.fixture(scope="session")
+def dense_case():
+    """A function that makes the case with a given size of the state."""
+    return linear_case
 
 
 @pytest.fixture(scope="session")

@@ -5,13 +5,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 from vardax.covariances.dense import DenseCovariance
 from vardax.covariances.diagonal import DiagonalCovariance
 from vardax.diagnostics.influence import ObservationInfluence
 from vardax.diagnostics.signal import degrees_of_freedom, information_preview
 from vardax.models.optimal_interpolation import OptimalInterpolation
+from vardax.models.strong_fourdvar import StrongFourDVar
 from vardax.models.threedvar import ThreeDVar
+from vardax.models.weak_fourdvar import WeakFourDVar
 from vardax.obs_operators.callable import CallableObs
 from vardax.obs_operators.interp import InterpObs
 from vardax.obs_operators.linear import LinearObs
@@ -58,6 +61,55 @@ def test_it_is_the_trace_of_the_whitened_form(small_case, close):
         W = np.linalg.inv(np.linalg.cholesky(s.R))
         A = W @ s.H @ s.B @ s.H.T @ W.T
         close(found.total[number], np.trace(A @ np.linalg.inv(np.eye(len(A)) + A)))
+
+
+class Smooth:
+    """A further term of the cost: how far the mean moves in each interval."""
+
+    def residual(self, trajectory):
+        return jnp.sum(jnp.diff(trajectory, axis=0), axis=1)
+
+
+def wide(case, **options):
+    """More variables than observations, so that the observations' side is the small one."""
+    slots = (case.method.obs_op, case.method.prior_mean, case.method.prior_cov_op, case.method.obs_cov_op)
+    return StrongFourDVar(case.method.forward, *slots, **options)
+
+
+def side_by_side(case, **options):
+    """Sub-windows of which only the first has a prior."""
+    slots = (case.method.obs_op, case.method.prior_mean, case.method.prior_cov_op, case.method.obs_cov_op)
+    return WeakFourDVar(case.method.forward, *slots, case.method.prior_cov_op, parallel=True, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.x64
+@pytest.mark.parametrize(("n", "build"), [(12, wide), (4, side_by_side)])
+def test_further_terms_and_parts_without_a_prior_are_in_it(n, build, dense_case):
+    """HK = W⁺ S W with S = G_o (D + GᵀG)⁻¹ G_oᵀ, from the matrices of products with G, W and D."""
+    case = dense_case(n)
+    problem = build(case, terms=Smooth()).problem(case.batch)
+
+    @jax.jit
+    def matrices():
+        def one(sample):
+            flat, unravel = ravel_pytree(sample.zero_control())
+            _, G, _ = sample.linearise(sample.zero_control())
+            columns = jax.vmap(lambda u: ravel_pytree(G(unravel(u)))[0])(jnp.eye(flat.size)).T
+            prior = ravel_pytree(sample.observe.prior_part(unravel(jnp.ones_like(flat))))[0]
+            value = sample.observed.value
+            units = jnp.eye(value.size).reshape(-1, *value.shape)
+            return columns, prior, jax.vmap(sample.observed.whiten)(units).reshape(value.size, -1).T
+
+        return problem.map_samples(one)
+
+    found = degrees_of_freedom(problem)
+    for number, (G, prior, W) in enumerate(zip(*map(np.asarray, matrices()), strict=True)):
+        observations = G[: W.shape[0]]
+        S = observations @ np.linalg.solve(np.diag(prior) + G.T @ G, observations.T)
+        np.testing.assert_allclose(
+            np.ravel(found.per_observation[number]), np.diag(np.linalg.pinv(W) @ S @ W), rtol=1e-7, atol=1e-9
+        )
 
 
 @pytest.mark.parametrize("n", [2, 5], ids=["more observations than variables", "fewer"])
