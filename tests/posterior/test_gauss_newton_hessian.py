@@ -89,10 +89,11 @@ def test_for_every_number_of_vectors_it_lies_between_the_truth_and_the_prior(pos
     analysis = method.for_posterior(GaussNewtonHessian()).analyse(BATCH)
     truth = np.stack([np.sqrt(np.diag(dense(y))) for y in Y])
     before = np.broadcast_to(np.sqrt(np.diag(B)), truth.shape)
-    for k in (1, 2, 3, 6):
+    rounding = 1e-7 if X64 else 1e-4
+    for k in (1, 3, 6):
         std = np.asarray(GaussNewtonHessian(k)(analysis, method, BATCH).std())
-        assert np.all(std >= truth * (1 - 1e-5))
-        assert np.all(std <= before * (1 + 1e-5))
+        assert np.all(std >= truth * (1 - rounding))
+        assert np.all(std <= before * (1 + rounding))
         before = std
     np.testing.assert_allclose(std, truth, **TIGHT)
 

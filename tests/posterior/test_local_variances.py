@@ -21,7 +21,7 @@ from vardax.types import Batch1D
 
 X64 = jax.config.jax_enable_x64
 RNG = np.random.default_rng(5)
-SHAPES = {1: (50,), 2: (14, 11), 3: (6, 5, 7)}
+SHAPES = {2: (14, 11), 3: (6, 5, 7)}
 
 
 def case(shape, n_obs, *, transform=Identity(), boundary="periodic", error=0.05, length=3.0):  # noqa: B008
@@ -45,10 +45,10 @@ def by_iteration(problem, control):
     return PosteriorCovariance(problem, control, IterativeInverse())
 
 
-@pytest.mark.parametrize("ndim", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 3))])
+@pytest.mark.parametrize("ndim", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_with_few_observations_they_are_exact(ndim):
     """All observations are neighbours; with gaps, repeated cells and unequal errors."""
-    problem, control, batch, method = case(SHAPES[ndim], 30, boundary="free" if ndim == 1 else "periodic")
+    problem, control, batch, method = case(SHAPES[ndim], 30, boundary="free" if ndim == 3 else "periodic")
     assert is_cellwise(problem)
     assert looks_at_cells(problem, control).all()
     expected = method.posterior(batch).cov.diagonal()
@@ -58,7 +58,7 @@ def test_with_few_observations_they_are_exact(ndim):
 
 @pytest.mark.slow
 def test_a_transform_scales_them():
-    problem, control, _, _ = case(SHAPES[1], 20, transform=Exp())
+    problem, control, _, _ = case(SHAPES[2], 20, transform=Exp())
     state = problem.control_to_state(control)
     dense = LaplaceCovariance().of_problem(state, problem)
     found = by_iteration(problem, dense.cov.control)
