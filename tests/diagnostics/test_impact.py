@@ -88,8 +88,7 @@ def test_the_sensitivity_of_a_nonlinear_window_is_the_derivative_of_its_analysis
         np.testing.assert_allclose(found.per_observation[0, entry, channel], difference, rtol=2e-5)
 
 
-def test_an_unconverged_analysis_shows_in_the_residual_or_is_exact(small_case, truths):
-    """Of a linear problem the derivative does not depend on where it is taken."""
+def test_of_a_linear_problem_it_does_not_depend_on_where_it_is_taken(small_case, truths):
     early = eqx.tree_at(lambda a: a.control, small_case.analysis, 0.5 * small_case.analysis.control)
     found = observation_sensitivity(small_case.problem, early, lambda x, truth: jnp.sum(x), truths)
     converged = observation_sensitivity(small_case.problem, small_case.analysis, lambda x, truth: jnp.sum(x), truths)

@@ -6,7 +6,7 @@ the true covariances this is a chi-square variable with p degrees of freedom, on
     2 J(x*) / p = 1 ± sqrt(2 / p)
 
 over many analyses. Above 1 the covariances are too small for the innovations, below 1 too large. Costs come from
-`Analysis.cost.last.total`, or a cycle's history.
+`Analysis.cost.last.total`, or a cycle's history. ADAO calls this MahalanobisConsistency.
 
 Reference: A. F. Bennett, Inverse modeling of the ocean and atmosphere (2002), section 2.3; O. Talagrand, A posteriori
 verification of analysis and assimilation algorithms (1999).

@@ -15,6 +15,8 @@ B from R only where their structures differ: correlated background errors, uncor
 small beside HBHᵀ is found slowly, the factor of one pass is 1 - R / (HBHᵀ + R), and badly: it is the small difference
 of two variances.
 
+ADAO has the factors of one pass, over all observations together, as SigmaObs2 and SigmaBck2.
+
 Desroziers, G., Berre, L., Chapnik, B. and Poli, P. (2005). Diagnosis of observation, background and analysis-error
 statistics in observation space. QJRMS 131, 3385-3396.
 """
@@ -130,7 +132,8 @@ def tuned_scales(
 ) -> ErrorScales:
     """The factors after `n_iterations` passes, each with the analyses of those before.
 
-    A batch of many samples gives sharp factors. Use them as `prior_cov_op = scales.background * B` and
+    A batch of many samples gives sharp factors. Where a method has a Q, or a prior of what it estimates jointly, the
+    factor of B is also theirs. Use them as `prior_cov_op = scales.background * B` and
     `obs_cov_op = scales.observation[i] * R` of instrument i.
     """
     if n_iterations < 1:

@@ -68,7 +68,8 @@ def observation_sensitivity(
     """The derivative of `scalar(state, *arrays)` at the analysis with respect to every observation.
 
     `problem` is `method.problem(batch)`, `scalar` takes the analysed state of one sample (the tuple of all that is
-    estimated, where that is more than a state); `arrays` have a sample axis, for verifying states and the like.
+    estimated, where that is more than a state); `arrays` have a sample axis, for verifying states and the like. The
+    same function with other arrays does not compile again.
     """
     return _sensitivity(problem, analysis.control, scalar, arrays)
 

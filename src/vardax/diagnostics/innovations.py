@@ -7,8 +7,8 @@ are their count, mean, standard deviation and chi-square d R⁻¹ d / p, over th
 not zero is a bias of the background, or of an instrument. In the mean the chi-square of OMA is 1 - DFS / p where B and
 R are right (`degrees_of_freedom`), that of OMB 1 + tr(HBHᵀR⁻¹) / p.
 
-Statistics want many analyses: pool the samples of a batch, and several of them with `Innovations.joined`. ADAO calls
-these OMB, OMA, and (with SigmaObs2) writes the chi-square; OOPS ombg and oman; IMI innovations and residuals.
+Statistics want many analyses: pool the samples of a batch, and several of them with `Innovations.joined`. ADAO stores
+these as OMB (or Innovation) and OMA, OOPS as ombg and oman.
 """
 
 from collections.abc import Sequence

@@ -7,7 +7,8 @@ taken). What is left, p - DFS, comes from the background: in the mean 2 J_o(x_a)
 and R are right. `DegreesOfFreedom` has it per observation, diag(HK), and summed over each instrument and over all.
 
 It depends on where and how well one observes, not on what one sees. `information_preview` asks before the values are
-known: which of two planned networks tells more.
+known: which of two planned networks tells more. IMI's preview and its DOFS are this number, which is also the trace of
+the averaging kernel KH in state space; `share` is the mean self-sensitivity.
 
 The diagonal is exact where the smaller of control and observations has at most 1024 entries. Beyond it is estimated by
 `n_probes` products with random signs (Hutchinson; for the trace Girard), each one conjugate-gradient solve, and comes
