@@ -80,8 +80,7 @@ class RadialBasis(AbstractReducedBasis):
         self.cholesky = jnp.linalg.cholesky(jnp.matmul(flat.T, flat, precision=jax.lax.Precision.HIGHEST))
         self.mean = jnp.zeros(grid.shape, self.functions.dtype)
         self.variances = basis_variances(variances, n, "RadialBasis")
-        values = concrete_values(self.cholesky)
-        if values is not None and not np.all(np.isfinite(values)):
+        if _dependent(flat):
             raise ValueError(
                 f"RadialBasis: the functions of the {n} centres are not independent on the {flat.shape[0]} cells; take "
                 "fewer centres, a smaller radius, or centres that lie on cells."
@@ -94,6 +93,15 @@ class RadialBasis(AbstractReducedBasis):
         seen = jnp.where(self.weights > 0, field, jnp.zeros_like(field))
         right = jnp.tensordot(seen, self.functions.astype(field.dtype), axes=field.ndim)
         return jax.scipy.linalg.cho_solve((self.cholesky.astype(field.dtype), True), right)
+
+
+def _dependent(functions: Float[Array, "cells nbasis"]) -> bool:
+    """Whether VᵀV is singular in the precision of V, where its values are known."""
+    values = concrete_values(functions)
+    if values is None:
+        return False
+    spectrum = np.linalg.eigvalsh(values.T.astype(float) @ values.astype(float))
+    return bool(spectrum[0] <= values.shape[1] * np.finfo(values.dtype).eps * spectrum[-1])
 
 
 def _distances(grid: Grid, centres: Float[Array, "nbasis axes"]) -> Float[Array, "... nbasis"]:

@@ -134,7 +134,7 @@ def check_batch(batch: Any, owner: str) -> None:
 def _not_applicable(owner: str, obs_op: Any, structure: PyTree, error: Exception) -> str:
     return (
         f"{owner}: `obs_op` ({type(obs_op).__name__}) cannot be applied to a state of shape {_shapes(structure)}, "
-        f"the one that the prior is of: {error}"
+        f"the one that the prior (`prior_cov_op`) is of: {error}"
     )
 
 
