@@ -6,6 +6,7 @@ import pytest
 
 from vardax.metrics.resolution import effective_resolution, effective_resolutions, spectral_score
 from vardax.metrics.spectra import Spectrum, WavenumberFrequencySpectrum
+from vardax.plotting.style import panels
 
 
 def array(values):
@@ -72,6 +73,20 @@ def test_a_line_between_two_rows_counts_where_it_passes():
     wavelength, period = effective_resolutions(plane(error), plane(np.ones((4, 4))))
     assert wavelength == pytest.approx(4.0)
     assert period == pytest.approx(4.5)
+
+
+def test_the_line_is_the_contour_that_the_challenges_draw():
+    """They take the smallest coordinates of matplotlib's contour of the score at 0.5, over 1 / k and 1 / f."""
+    random = np.random.default_rng(3)
+    k, f = np.arange(13) / 24, np.arange(-10, 11) / 20
+    score = 1.2 * np.exp(-((k[None] / 0.2) ** 2) - (f[:, None] / 0.15) ** 2) + 0.03 * random.uniform(size=(21, 13))
+    score[:10] = score[:10:-1]  # both signs of the frequency alike
+    truth = WavenumberFrequencySpectrum(array(f), array(k), array(np.full((21, 13), 2.0)))
+    error = WavenumberFrequencySpectrum(truth.frequency, truth.wavenumber, array(2 * (1 - score)))
+    wavelength, period = 1 / k[1:], 1 / f[11:]
+    drawn = panels()[1][0, 0].contour(wavelength, period, score[11:, 1:], [0.5]).allsegs[0]
+    x, y = np.concatenate(drawn).T
+    np.testing.assert_allclose(effective_resolutions(error, truth), [x.min(), y.min()], rtol=1e-5)
 
 
 def test_the_ends_in_two_dimensions():
