@@ -129,6 +129,15 @@ def test_every_exported_method_has_a_row(quick):
     assert {"OptimalInterpolation", "ThreeDVar", "StrongFourDVar"} <= set(scores(quick))
 
 
+def test_a_latent_method_in_all_eofs_scores_as_its_sibling(quick):
+    found = scores(quick)
+    siblings = {"LatentThreeDVar": "ThreeDVar"} | dict.fromkeys(
+        ("LatentStrongFourDVar", "LatentHybridFourDVar"), "StrongFourDVar"
+    )
+    for name, sibling in siblings.items():
+        assert found[name].rmse == pytest.approx(found[sibling].rmse, rel=0.01)
+
+
 def test_a_short_run_gives_scores_in_reach(quick):
     found = scores(quick)
     for name, reach in {"climatology": 0.2, "OptimalInterpolation": 0.04}.items():
