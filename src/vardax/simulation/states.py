@@ -33,6 +33,7 @@ def perturb(
     prior. Without a `control_transform` the two are the same. With `Exp()` or `Softplus()` B is that of the
     transformed state, as in the methods, and a positive state stays positive.
 
+    >>> import jax.numpy as jnp
     >>> from vardax.covariances.diagonal import DiagonalCovariance
     >>> perturb(jax.random.key(0), jnp.array([5.0, 5.0]), DiagonalCovariance([1.0, 0.0]))[1]
     Array(5., dtype=float32)
@@ -60,6 +61,7 @@ def simulate_trajectory(
     `model_err_cov_op` is Q of one interval, or of all, on fields (n_steps, *state): what `WeakFourDVar` assumes. A
     model without errors needs no key: `vardax.dynamics.rollout`.
 
+    >>> import jax.numpy as jnp
     >>> from vardax.covariances.diagonal import DiagonalCovariance
     >>> from vardax.dynamics.lorenz63 import Lorenz63
     >>> simulate_trajectory(jax.random.key(0), Lorenz63(), jnp.ones(3), 5, DiagonalCovariance([0.1] * 3)).shape

@@ -35,6 +35,8 @@ def assert_adjoint_calibrated(
 
     The report is returned where all agrees; otherwise it is the message of a `ValidationError`, an `AssertionError`.
 
+    >>> import jax
+    >>> import jax.numpy as jnp
     >>> loss = lambda x: jnp.sum(x**2)
     >>> assert_adjoint_calibrated(jax.grad(loss), lambda x: 2 * x, jnp.arange(3.0)).passed
     True

@@ -46,6 +46,7 @@ def assert_posterior_agreement(
 
     The report is returned where all agrees; otherwise it is the message of a `ValidationError`, an `AssertionError`.
 
+    >>> import jax.numpy as jnp
     >>> from vardax.covariances.diagonal import DiagonalCovariance
     >>> from vardax.posterior.posterior import Posterior
     >>> narrow, right = (Posterior(jnp.zeros(3), DiagonalCovariance([v, v, v])) for v in (1.0, 1.5))
