@@ -95,6 +95,13 @@ def test_of_a_linear_problem_it_does_not_depend_on_where_it_is_taken(small_case,
     np.testing.assert_allclose(found.per_observation, converged.per_observation, **SOLVED)
 
 
+def test_other_values_do_not_compile_again(small_case, truths, count_compilations):
+    observation_impact(small_case.problem, small_case.analysis, square, truths)
+    with count_compilations() as compiled:
+        observation_impact(small_case.problem, small_case.analysis, square, truths + 1)
+    assert not any("_impact" in name for name in compiled.names), compiled.names
+
+
 def test_a_field_is_not_a_scalar(small_case):
     with pytest.raises(ValueError, match=r"`scalar` gives an array of shape \(4,\), expected one number"):
         observation_sensitivity(small_case.problem, small_case.analysis, lambda x: x)

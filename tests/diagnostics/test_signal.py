@@ -177,7 +177,7 @@ def test_new_values_do_not_compile_again(small_case, count_compilations):
     degrees_of_freedom(small_case.problem, small_case.analysis)
     with count_compilations() as compiled:
         degrees_of_freedom(small_case.problem, 2 * small_case.analysis.control)
-    assert "_degrees_of_freedom" not in compiled.names
+    assert not any("_degrees_of_freedom" in name for name in compiled.names), compiled.names
 
 
 def test_one_probe_has_no_standard_error(small_case):
