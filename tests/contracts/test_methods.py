@@ -682,3 +682,8 @@ def test_a_minimiser_is_an_instance_of_optimistix(method):
     for wrong in (optx.BFGS, "BFGS"):
         with pytest.raises(TypeError, match="`minimiser` is .*expected an optimistix minimiser"):
             twin(method).build(minimiser=wrong)
+
+
+@every_method
+def test_a_method_comes_back_from_a_registry(method, comes_back):
+    comes_back(twin(method).build)
