@@ -140,7 +140,7 @@ def _not_applicable(owner: str, obs_op: Any, structure: PyTree, error: Exception
 
 def check_positions(obs_op: Any, batch: Any, structure: PyTree, owner: str) -> None:
     """Let an operator that samples space count what lies outside; under tracing it could only answer NaN."""
-    if hasattr(obs_op, "check"):
+    if hasattr(type(obs_op), "check"):
         try:
             obs_op.check(structure)
         except ValueError as error:

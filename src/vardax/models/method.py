@@ -104,7 +104,6 @@ class AbstractAnalysisMethod(eqx.Module):
 
     def state_background(self) -> tuple[PyTree, PyTree[jax.ShapeDtypeStruct]]:
         """The background as a state, and what a state is like: what B acts on, unless a method's B acts elsewhere."""
-        check_covariance(self.prior_cov_op, "prior_cov_op", type(self).__name__)
         return self.prior_mean, self.prior_cov_op.out_structure()
 
     def problem(self, batch: Any) -> BatchedProblem:
@@ -225,7 +224,7 @@ def _checked(method: AbstractAnalysisMethod, batch: Any) -> Any:
     owner, transform = type(method).__name__, getattr(method, "control_transform", _NO_TRANSFORM)
     check_batch(batch, owner)
     batch = fill_up(batch, method.obs_op, method.obs_cov_op, owner)
-    structure = method.state_background()[1] if hasattr(method.obs_op, "check") else None
+    structure = method.state_background()[1] if hasattr(type(method.obs_op), "check") else None
     check_positions(method.obs_op, batch, structure, owner)
     check_background_values(method.prior_mean, transform, owner)
     if (joint := getattr(method, "joint", None)) is not None:
@@ -247,6 +246,7 @@ def _start(owner: str, first_guess: Any, warm_start: Any) -> tuple[Any, Any]:
 def _pose(method: AbstractAnalysisMethod, batch: Any) -> BatchedProblem:
     """Read the batch and put the problem together. Every shape is checked here, before anything is compiled."""
     owner = type(method).__name__
+    check_covariance(method.prior_cov_op, "prior_cov_op", owner)
     mean, structure = method.state_background()
     if method.obs_cov_op is not None:
         check_covariance(method.obs_cov_op, "obs_cov_op", owner)
