@@ -246,7 +246,8 @@ def _start(owner: str, first_guess: Any, warm_start: Any) -> tuple[Any, Any]:
 def _pose(method: AbstractAnalysisMethod, batch: Any) -> BatchedProblem:
     """Read the batch and put the problem together. Every shape is checked here, before anything is compiled."""
     owner = type(method).__name__
-    check_covariance(method.prior_cov_op, "prior_cov_op", owner)
+    if method.prior_cov_op is not None:  # a latent method checks that of its prior
+        check_covariance(method.prior_cov_op, "prior_cov_op", owner)
     mean, structure = method.state_background()
     if method.obs_cov_op is not None:
         check_covariance(method.obs_cov_op, "obs_cov_op", owner)
