@@ -9,6 +9,7 @@ points see what they see without a latent space.
 
 from typing import Any
 
+import equinox as eqx
 import jax
 from jaxtyping import Array, PyTree
 
@@ -18,7 +19,30 @@ from vardax.minimisers.windows import AbstractObserving, Run, Window
 __all__ = ["DecodedStart", "DecodedWindow"]
 
 
-class DecodedStart(AbstractObserving):
+class _AbstractDecoded(AbstractObserving):
+    """What a latent control has in common: its result is decoded, and a state is encoded to be one."""
+
+    window: eqx.AbstractVar[Any]
+    latent_map: eqx.AbstractVar[Any]
+
+    def place(self, samples: ObservedSamples) -> ObservedSamples:
+        """Scattered points get their place between the entries of the trajectory."""
+        return self.window.place(samples)
+
+    def result(self, state: PyTree[Array]) -> PyTree[Array]:
+        """D(z)."""
+        return self.latent_map.decode(state)
+
+    def of_result(self, result: PyTree[Array]) -> PyTree[Array]:
+        """E(x)."""
+        return self.latent_map.encode(result)
+
+    def latent(self, state: PyTree[Array]) -> PyTree[Array]:
+        """z."""
+        return state
+
+
+class DecodedStart(_AbstractDecoded):
     """z -> D(z), then what `window` makes of a state."""
 
     window: Any
@@ -36,24 +60,8 @@ class DecodedStart(AbstractObserving):
         """In words, what the differentiated model run keeps."""
         return self.window.memory(self.result(state))
 
-    def place(self, samples: ObservedSamples) -> ObservedSamples:
-        """Scattered points get their place between the entries of the trajectory."""
-        return self.window.place(samples)
 
-    def result(self, state: PyTree[Array]) -> PyTree[Array]:
-        """D(z)."""
-        return self.latent_map.decode(state)
-
-    def of_result(self, result: PyTree[Array]) -> PyTree[Array]:
-        """E(x)."""
-        return self.latent_map.encode(result)
-
-    def latent(self, state: PyTree[Array]) -> PyTree[Array]:
-        """z."""
-        return state
-
-
-class DecodedWindow(AbstractObserving):
+class DecodedWindow(_AbstractDecoded):
     """z_0 -> its trajectory by the latent model of `window` -> decoded, then observed."""
 
     window: Window
@@ -71,19 +79,3 @@ class DecodedWindow(AbstractObserving):
     def memory(self, state: PyTree[Array]) -> str:
         """In words, what the differentiated run of the latent model keeps."""
         return self.window.memory(state)
-
-    def place(self, samples: ObservedSamples) -> ObservedSamples:
-        """Scattered points get their place between the entries of the trajectory."""
-        return self.window.place(samples)
-
-    def result(self, state: PyTree[Array]) -> PyTree[Array]:
-        """D(z)."""
-        return self.latent_map.decode(state)
-
-    def of_result(self, result: PyTree[Array]) -> PyTree[Array]:
-        """E(x)."""
-        return self.latent_map.encode(result)
-
-    def latent(self, state: PyTree[Array]) -> PyTree[Array]:
-        """z."""
-        return state
