@@ -65,7 +65,6 @@ def through_json(model, skeleton=MISSING):
         Lorenz63,
         Status.MAX_STEPS,
     ],
-    ids=repr,
 )
 def test_a_value_comes_back(value):
     found = through_json(value)
