@@ -49,6 +49,10 @@ METHODS = [
 ]
 
 
+FIRST = (OptimalInterpolation, StrongFourDVar)
+EVERY = [pytest.param(m, id=m.__name__, marks=() if m in FIRST else pytest.mark.slow) for m in METHODS]
+
+
 def build(method, obs_op=None, **options):
     mean, B, same = jnp.zeros(N), DenseCovariance(0.5 * np.eye(N) + 0.2), identity_latent_map(N)
     slots = {
@@ -146,12 +150,18 @@ class ForeignStep:
 
 FOREIGN_OPERATORS = [*(ForeignOperator(kind) for kind in ("matrix", "numpy", "function", "lineax")), WithoutLinearize()]
 # Every method with two of them, and every one of them with two methods: each pair compiles.
-PAIRS = [(m, o) for m in METHODS for o in FOREIGN_OPERATORS if m in (OptimalInterpolation, StrongFourDVar)]
-PAIRS += [(m, o) for m in METHODS for o in (FOREIGN_OPERATORS[0], FOREIGN_OPERATORS[-1]) if (m, o) not in PAIRS]
+BOTH_KINDS = (FOREIGN_OPERATORS[0], FOREIGN_OPERATORS[-1])
+PAIRS = [(m, o) for m in METHODS for o in FOREIGN_OPERATORS if m in FIRST or o in BOTH_KINDS]
 
 
 @pytest.mark.parametrize(
-    ("method", "operator"), PAIRS, ids=lambda x: getattr(x, "__name__", getattr(x, "kind", "none"))
+    ("method", "operator"),
+    [
+        pytest.param(
+            m, o, id=f"{m.__name__}-{getattr(o, 'kind', 'none')}", marks=() if m in FIRST else pytest.mark.slow
+        )
+        for m, o in PAIRS
+    ],
 )
 def test_a_foreign_operator_works_in_every_method(method, operator):
     batch = Batch1D.from_observations(Y)
@@ -161,7 +171,7 @@ def test_a_foreign_operator_works_in_every_method(method, operator):
     assert isinstance(operator, ObservationOperator) == hasattr(operator, "linearize")
 
 
-@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.__name__)
+@pytest.mark.parametrize("method", EVERY)
 def test_a_foreign_operator_is_an_override_too(method):
     batch = Batch1D.from_observations(Y)
     analysis = build(method, CallableObs(lambda x: jnp.asarray(H) @ x * 2)).analyse(
@@ -230,7 +240,7 @@ class ForeignCovariance(lx.AbstractLinearOperator):
 lx.is_symmetric.register(ForeignCovariance)(lambda operator: True)
 
 
-@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.__name__)
+@pytest.mark.parametrize("method", EVERY)
 def test_foreign_covariances_work_in_every_method(method):
     batch, ours = Batch1D.from_observations(Y), build(method)
     prior, errors = (ForeignCovariance(jnp.asarray(a)) for a in (0.5 * np.eye(N) + 0.2, 0.3 * np.eye(M)))
