@@ -52,7 +52,7 @@ hypothesis.settings.load_profile("vardax")
 COMPILED = "/jax/core/compile/backend_compile_duration"
 TRACED = "/jax/core/compile/jaxpr_trace_duration"
 
-MOST_KEPT = 500
+MOST_KEPT = 150
 """Executables that a process keeps."""
 
 _kept = 0

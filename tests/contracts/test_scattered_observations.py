@@ -18,9 +18,11 @@ import pytest
 import vardax.models
 from vardax.covariances import DenseCovariance, DiagonalCovariance
 from vardax.dynamics import DiscreteForward
+from vardax.latent import LatentPrior
 from vardax.minimisers import IncrementalConfig, NearestInTime
 from vardax.models import AbstractAnalysisMethod, OptimalInterpolation, StrongFourDVar, ThreeDVar
 from vardax.obs_operators import InterpObs
+from vardax.primitives import identity_latent_map
 from vardax.types import Grid, Observations
 
 EXPORTED = [getattr(vardax.models, name) for name in vardax.models.__all__]
@@ -83,12 +85,15 @@ class Times(eqx.Module):
 
 
 def build(method, **options):
-    parameters = inspect.signature(method).parameters
+    parameters, same = inspect.signature(method).parameters, identity_latent_map(N)
+    mean, covariance = jnp.asarray(X_B[0].reshape(3, 4)), DenseCovariance(B, shape=(3, 4))
     recipes = {
         "forward": DiscreteForward(Times(jnp.asarray(M)), DT),
         "obs_op": InterpObs(Grid([LATITUDE, LONGITUDE], mask=SEA, periodic=(1,))),
-        "prior_mean": jnp.asarray(X_B[0].reshape(3, 4)),
-        "prior_cov_op": DenseCovariance(B, shape=(3, 4)),
+        "prior_mean": mean,
+        "prior_cov_op": covariance,
+        "latent_map": same,
+        "prior": LatentPrior(same, mean, covariance),
         "obs_cov_op": None,
         "model_err_cov_op": DenseCovariance(Q, shape=(3, 4)),
         "minimiser": optx.GaussNewton(1e-11, 1e-11) if X64 else optx.GaussNewton(1e-5, 1e-5),
