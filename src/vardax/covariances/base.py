@@ -13,7 +13,7 @@ from how a covariance is built (squares of a factor), not from its values, so it
 
 import abc
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -26,7 +26,7 @@ from vardax.covariances.factors import ravel, require_structure, sample_factor
 from vardax.covariances.restriction import AbstractRestriction
 from vardax.types import float_array
 
-__all__ = ["AbstractCovariance", "real_array", "real_tree"]
+__all__ = ["AbstractCovariance", "real_array", "real_tree", "register_semidefinite"]
 
 
 class AbstractCovariance(lx.AbstractLinearOperator):
@@ -135,17 +135,21 @@ def _is_diagonal(operator: AbstractCovariance) -> bool:
     return operator.diagonal_matrix or operator.in_size() == 1
 
 
-for _hook in (lx.linearise, lx.conj):
-    _hook.register(AbstractCovariance)(lambda operator: operator)
+def register_semidefinite(
+    cls: type[lx.AbstractLinearOperator], is_diagonal: Callable[[Any], bool] = lambda operator: False
+) -> None:
+    """Tell lineax that operators of `cls` are symmetric and positive semidefinite, and which of them are diagonal."""
+    for hook in (lx.linearise, lx.conj):
+        hook.register(cls)(lambda operator: operator)
+    for hook in (lx.is_symmetric, lx.is_positive_semidefinite):
+        hook.register(cls)(lambda operator: True)
+    for hook in (lx.is_negative_semidefinite, lx.has_unit_diagonal):
+        hook.register(cls)(lambda operator: False)
+    for hook in (lx.is_diagonal, lx.is_tridiagonal, lx.is_lower_triangular, lx.is_upper_triangular):
+        hook.register(cls)(is_diagonal)
 
-for _hook in (lx.is_symmetric, lx.is_positive_semidefinite):
-    _hook.register(AbstractCovariance)(lambda operator: True)
 
-for _hook in (lx.is_negative_semidefinite, lx.has_unit_diagonal):
-    _hook.register(AbstractCovariance)(lambda operator: False)
-
-for _hook in (lx.is_diagonal, lx.is_tridiagonal, lx.is_lower_triangular, lx.is_upper_triangular):
-    _hook.register(AbstractCovariance)(_is_diagonal)
+register_semidefinite(AbstractCovariance, _is_diagonal)
 
 
 @lx.diagonal.register(AbstractCovariance)

@@ -23,6 +23,7 @@ import lineax as lx
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from vardax.covariances.base import register_semidefinite
 from vardax.covariances.functions import logdet
 from vardax.covariances.sizes import TooLarge
 from vardax.minimisers.problem import BatchedProblem, ControlSpaceProblem
@@ -155,21 +156,7 @@ class PosteriorCovariance(lx.AbstractLinearOperator):
         return self.in_structure()
 
 
-for _hook in (lx.linearise, lx.conj):
-    _hook.register(PosteriorCovariance)(lambda operator: operator)
-
-for _hook in (lx.is_symmetric, lx.is_positive_semidefinite):
-    _hook.register(PosteriorCovariance)(lambda operator: True)
-
-for _hook in (
-    lx.is_diagonal,
-    lx.is_tridiagonal,
-    lx.is_lower_triangular,
-    lx.is_upper_triangular,
-    lx.is_negative_semidefinite,
-    lx.has_unit_diagonal,
-):
-    _hook.register(PosteriorCovariance)(lambda operator: False)
+register_semidefinite(PosteriorCovariance)
 
 
 @eqx.filter_jit

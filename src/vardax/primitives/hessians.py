@@ -17,6 +17,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
+from vardax.covariances.base import register_semidefinite
 from vardax.covariances.functions import diagonal, half, inv_mv
 from vardax.minimisers.conjugate_gradients import RelativeCG
 from vardax.minimisers.lanczos import RitzPairs, combine
@@ -97,21 +98,7 @@ class GaussNewtonOperator(lx.AbstractLinearOperator):
         return self.inverse.out_structure()
 
 
-for _hook in (lx.linearise, lx.conj):
-    _hook.register(GaussNewtonOperator)(lambda operator: operator)
-
-for _hook in (lx.is_symmetric, lx.is_positive_semidefinite):
-    _hook.register(GaussNewtonOperator)(lambda operator: True)
-
-for _hook in (
-    lx.is_diagonal,
-    lx.is_tridiagonal,
-    lx.is_lower_triangular,
-    lx.is_upper_triangular,
-    lx.is_negative_semidefinite,
-    lx.has_unit_diagonal,
-):
-    _hook.register(GaussNewtonOperator)(lambda operator: False)
+register_semidefinite(GaussNewtonOperator)
 
 
 @eqx.filter_jit
