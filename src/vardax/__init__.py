@@ -7,6 +7,7 @@ Where things are, from the data to the report:
 - `obs_operators`: from a state to what is observed
 - `adjoints`: how gradients are made
 - `dynamics`: how the state moves; demonstration systems
+- `priors`: what a learned method takes for plausible: models, autoencoders, or a background
 - `minimisers`: the control-space problem and what solves it
 - `primitives`: costs, BLUE and the control-variable transform as pure functions
 - `latent`: latent maps, and what a method needs to work on few numbers instead of on the state
@@ -48,12 +49,14 @@ if TYPE_CHECKING:
         NeuralLatentForwardModel,
     )
     from vardax.models import (
+        FourDVarNet,
         IncrementalConfig,
         IncrementalFourDVar,
         LatentHybridFourDVar,
         LatentStrongFourDVar,
         LatentThreeDVar,
         OptimalInterpolation,
+        SolverConfig,
         StrongFourDVar,
         ThreeDVar,
         WeakFourDVar,
@@ -82,6 +85,15 @@ if TYPE_CHECKING:
         LaplaceCovariance,
         LatentLaplaceCovariance,
         Posterior,
+    )
+    from vardax.priors import (
+        DynamicalPrior,
+        DynIncrements,
+        DynTrajectory,
+        GaussianPrior,
+        IdentityPrior,
+        L63Prior,
+        L96Prior,
     )
     from vardax.protocols import (
         AnalysisStep,
@@ -141,13 +153,19 @@ __all__ = [
     "DACycle",
     "DAState",
     "DirectAdjoint",
+    "DynIncrements",
+    "DynTrajectory",
+    "DynamicalPrior",
     "EncodedForwardModel",
     "EnsembleCovariance",
     "ForwardModel",
+    "FourDVarNet",
     "GaussNewtonHessian",
     "GaussianMarkLikelihood",
+    "GaussianPrior",
     "GradModulator",
     "Grid",
+    "IdentityPrior",
     "ImplicitAdjoint",
     "IncrementalConfig",
     "IncrementalFourDVar",
@@ -155,6 +173,8 @@ __all__ = [
     "InstrumentSpec",
     "InterpObs",
     "KStepAdjoint",
+    "L63Prior",
+    "L96Prior",
     "LaplaceCovariance",
     "LatentForwardModel",
     "LatentHybridFourDVar",
@@ -181,6 +201,7 @@ __all__ = [
     "ReducedBasis",
     "RetrievalKernel",
     "SmootherCycle",
+    "SolverConfig",
     "Status",
     "StrongFourDVar",
     "TemporalPrior",
@@ -212,8 +233,8 @@ _HOMES = {
     "cycle": "DACycle DAState SmootherCycle VarDACycle VarSmootherCycle",
     "latent": "EncodedForwardModel LatentPrior LiftedObservationOperator NeuralLatentForwardModel",
     "models": """
-        IncrementalConfig IncrementalFourDVar LatentHybridFourDVar LatentStrongFourDVar LatentThreeDVar
-        OptimalInterpolation StrongFourDVar ThreeDVar WeakFourDVar
+        FourDVarNet IncrementalConfig IncrementalFourDVar LatentHybridFourDVar LatentStrongFourDVar LatentThreeDVar
+        OptimalInterpolation SolverConfig StrongFourDVar ThreeDVar WeakFourDVar
     """,
     "obs_operators": """
         AveragingKernel CallableObs ColumnRetrieval CompositeObs InstrumentRegistry InstrumentSpec InterpObs LinearObs
@@ -223,6 +244,9 @@ _HOMES = {
     "posterior": """
         EnsembleCovariance GaussNewtonHessian GaussianMarkLikelihood LaplaceCovariance LatentLaplaceCovariance
         Posterior
+    """,
+    "priors": """
+        DynIncrements DynTrajectory DynamicalPrior GaussianPrior IdentityPrior L63Prior L96Prior
     """,
     "protocols": """
         AnalysisStep CostFunction ForwardModel GradModulator LatentForwardModel LatentMap Minimiser

@@ -549,8 +549,9 @@ def as_grid(shape_or_grid: "int | Sequence[int] | Grid") -> Grid:
 
 
 class Status(enum.IntEnum):
-    """Why a minimisation stopped. `Status(int(analysis.status)).words` says it in words."""
+    """Why a minimisation stopped, the worse the larger. `Status(int(analysis.status)).words` says it in words."""
 
+    COMPLETED = -1
     CONVERGED = 0
     MAX_STEPS = 1
     STALLED = 2
@@ -559,6 +560,7 @@ class Status(enum.IntEnum):
     @property
     def words(self) -> str:
         return {
+            Status.COMPLETED: "made all the steps that a learned solver makes, which end by number",
             Status.CONVERGED: "converged: the gradient norm is below the tolerance",
             Status.MAX_STEPS: "stopped at max_steps before the gradient norm reached the tolerance",
             Status.STALLED: "stalled: no step decreases the cost further, and the gradient norm is above the tolerance",
@@ -647,7 +649,7 @@ class Analysis(eqx.Module):
     `tol * max(1, its value at the background)`; `status` says why the iteration stopped. `memory` says what the
     differentiated model run keeps (4D methods). `krylov` is the Lanczos record of the last Hessian (incremental
     method). `latent` is z* (latent methods), the latent vector that decodes to the state; their control is chi*, with
-    z* = z_b + B_z^{1/2} chi*.
+    z* = z_b + B_z^{1/2} chi*. `residual` is the last step of a learned solver relative to the state (4DVarNet).
     """
 
     state: PyTree[Array]
@@ -661,6 +663,7 @@ class Analysis(eqx.Module):
     trajectory: PyTree[Array] | None = None
     krylov: Any = None
     latent: PyTree[Array] | None = None
+    residual: Float[Array, "..."] | None = None
     memory: str = eqx.field(static=True, default="")
 
     def message(self) -> str:

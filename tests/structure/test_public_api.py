@@ -113,11 +113,11 @@ TO_COME = {
     "types": "LSTMState1D LSTMState2D",
     "primitives": "FourDVarNetCost",
     "models": """
-        FourDVarNet FourDVarNet1D FourDVarNet2D FourDVarNet3D AmortizedPosterior
-        SolverConfig AmortizedConfig
+        FourDVarNet1D FourDVarNet2D FourDVarNet3D AmortizedPosterior AmortizedConfig
     """,
-    "minimisers": "LearnedMinimiser",
-    "priors": PAGE["priors ★"],
+    "priors": """
+        BilinAEPrior1D BilinAEPrior2D BilinAEPrior2DMultivar ConvAEPrior1D ConvAEPrior MLPAEPrior1D UNetPrior2D
+    """,
     "grad_mod": PAGE["grad_mod ★"],
     "training": PAGE["training ★"],
     "amortized": PAGE["amortized ★"],

@@ -7,6 +7,10 @@ lie between the entries of a window, whose trajectory is read `LinearInTime()` o
 linear-Gaussian ones directly. `GaussNewtonKrylov` is the incremental minimiser: outer loops, and inside `LanczosCG` or
 `DualCG`; `last_hessian` gives the eigenpairs that its last loop leaves behind. The transforms `Identity`, `Exp`,
 `Softplus` keep states positive.
+
+`LearnedMinimiser` is the learned iteration of 4DVarNet, an optimistix minimiser of any cost; `SolverConfig` holds its
+settings, and `ConstantStep()` or `AnnealedStep(...)` makes its steps. `FreeState` is what a learned method observes: a
+state whose prior is a term of the cost (`ReconstructionTerm`, `PriorCostTerm`).
 """
 
 from vardax.minimisers.blow_up import GuardedProblem
@@ -14,6 +18,7 @@ from vardax.minimisers.blue import solve_blue_problem
 from vardax.minimisers.closed_form import NormalFactor
 from vardax.minimisers.conjugate_gradients import RelativeCG
 from vardax.minimisers.dense_cholesky import MappedCholesky
+from vardax.minimisers.free_state import FreeState, PriorCostTerm, ReconstructionTerm
 from vardax.minimisers.gauss_newton import (
     AbstractInnerSolver,
     Backtracking,
@@ -30,6 +35,14 @@ from vardax.minimisers.lanczos import AbstractVectors, ControlVectors, ImageVect
 from vardax.minimisers.last_hessian import last_hessian
 from vardax.minimisers.latent_window import DecodedStart, DecodedWindow
 from vardax.minimisers.lbfgs import LimitedMemoryBFGS, RoundingArmijo
+from vardax.minimisers.learned import (
+    AbstractStepRule,
+    AnnealedStep,
+    ConstantStep,
+    LearnedMinimiser,
+    LearnedRecord,
+    LearnedState,
+)
 from vardax.minimisers.minimise import iterate, minimise
 from vardax.minimisers.moments import (
     AbstractMoments,
@@ -42,6 +55,7 @@ from vardax.minimisers.moments import (
 from vardax.minimisers.observed import ObservedEntries, ObservedSamples
 from vardax.minimisers.problem import BatchedProblem, ControlSpaceProblem
 from vardax.minimisers.recording import Record, RecordingSolver
+from vardax.minimisers.solver_config import InPrecision, SolverConfig
 from vardax.minimisers.sub_windows import SubWindows
 from vardax.minimisers.transforms import AbstractControlTransform, Exp, Identity, Softplus
 from vardax.minimisers.windows import AbstractObserving, InnerWindow, Snapshot, WeakWindow, Window
@@ -51,11 +65,14 @@ __all__ = [
     "AbstractInnerSolver",
     "AbstractMoments",
     "AbstractObserving",
+    "AbstractStepRule",
     "AbstractTimeInterpolation",
     "AbstractVectors",
+    "AnnealedStep",
     "Backtracking",
     "BatchedProblem",
     "BetweenEntries",
+    "ConstantStep",
     "ControlSpaceProblem",
     "ControlVectors",
     "DecodedStart",
@@ -63,16 +80,21 @@ __all__ = [
     "DualCG",
     "EveryEntry",
     "Exp",
+    "FreeState",
     "GaussNewtonKrylov",
     "GuardedProblem",
     "Identity",
     "ImageVectors",
+    "InPrecision",
     "IncrementalConfig",
     "InnerWindow",
     "JointWindow",
     "KrylovRecord",
     "KrylovResult",
     "LanczosCG",
+    "LearnedMinimiser",
+    "LearnedRecord",
+    "LearnedState",
     "LimitedMemoryBFGS",
     "LinearInTime",
     "MappedCholesky",
@@ -80,6 +102,8 @@ __all__ = [
     "NormalFactor",
     "ObservedEntries",
     "ObservedSamples",
+    "PriorCostTerm",
+    "ReconstructionTerm",
     "Record",
     "RecordingSolver",
     "RelativeCG",
@@ -88,6 +112,7 @@ __all__ = [
     "Simplification",
     "Snapshot",
     "Softplus",
+    "SolverConfig",
     "SubWindows",
     "WeakWindow",
     "Window",

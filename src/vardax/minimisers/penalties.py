@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, PyTree
 
 from vardax.types import float_array
 
-__all__ = ["as_penalties", "penalty_costs", "penalty_residual"]
+__all__ = ["around", "as_penalties", "penalty_costs", "penalty_residual"]
 
 FORMS = "an object with `residual(trajectory)`, or a cost function `cost(trajectory, observed)`"
 
@@ -37,6 +37,12 @@ def as_penalties(terms: Any) -> tuple:
                 "function is also given the observations of its sample."
             )
     return terms
+
+
+def around(term: Any, background: PyTree[Array]) -> Any:
+    """A term as it is for a sample of this background: what it says itself (`around`), else the same for all."""
+    bind = getattr(term, "around", None)
+    return term if bind is None else bind(background)
 
 
 def _has_residual(term: Any) -> bool:

@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, PyTree
 
 from vardax.covariances.functions import diagonal
 from vardax.minimisers.observed import ObservedEntries
-from vardax.minimisers.penalties import penalty_costs, penalty_residual
+from vardax.minimisers.penalties import around, penalty_costs, penalty_residual
 from vardax.minimisers.projection import shortest_control
 from vardax.minimisers.transforms import from_control, to_control
 from vardax.minimisers.windows import AbstractObserving, starting
@@ -155,11 +155,17 @@ class ControlSpaceProblem(eqx.Module):
         background, errors, theta = self.observe.split(control)
         halves = (0.5 * tree_dot(part, part) for part in (background, (errors, error), theta))
         J_b, J_q, J_theta, J_c = (term.astype(whitened.dtype) for term in (*halves, further))
+        if self.observe.prior_is_a_term:
+            J_b, J_c = J_c, J_b
         return CostTerms(J_b, self.observed.cost_by_instrument(innovation, whitened), J_q, J_theta, J_c)
 
     def terms(self, control: PyTree[Array]) -> CostTerms:
         """The terms of J."""
-        run = self.observe.run(self.window_state(control), self.observed)
+        return self.terms_of_state(self.window_state(control), control)
+
+    def terms_of_state(self, state: PyTree[Array], control: PyTree[Array]) -> CostTerms:
+        """The terms of J, where the state of the control is at hand."""
+        run = self.observe.run(state, self.observed)
         innovation = self.observed.innovation(run.predicted)
         further = penalty_costs(self.penalties, run.trajectory, self.observed)
         return self._terms_at(control, innovation, self.observed.whiten(innovation), further, run.error)
@@ -232,7 +238,8 @@ class BatchedProblem(eqx.Module):
 
         def one(background: PyTree, observed: ObservedEntries, arguments: tuple) -> Any:
             shared = (self.covariance, self.half, starting(self.observe, observed.start), self.transform)
-            return fn(ControlSpaceProblem(background, observed, *shared, self.penalties), *arguments)
+            penalties = tuple(around(penalty, background) for penalty in self.penalties)
+            return fn(ControlSpaceProblem(background, observed, *shared, penalties), *arguments)
 
         per_sample = (self.background, self.observed, arrays)
         if self.n_samples == 1:

@@ -21,6 +21,8 @@ EXACT_LIMIT = 512
 
 def shortest_control(half: lx.AbstractLinearOperator, increment: PyTree[Array], max_steps: int = 200) -> PyTree[Array]:
     """argmin ‖chi‖ among the minimisers of ‖B^{1/2} chi - increment‖."""
+    if isinstance(half, lx.IdentityLinearOperator):
+        return increment
     transposed = half.transpose()
     if max(half.in_size(), half.out_size()) <= EXACT_LIMIT:
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), half.in_structure())

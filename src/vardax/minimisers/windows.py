@@ -67,6 +67,11 @@ class AbstractObserving(eqx.Module):
         """A control with zeros where it has no prior."""
         return control
 
+    @property
+    def prior_is_a_term(self) -> bool:
+        """Whether the further terms of the cost are the prior, J_b, and no part of the control is."""
+        return False
+
     def result(self, state: PyTree[Array]) -> PyTree[Array]:
         """What the user gets of a state."""
         return state

@@ -12,9 +12,12 @@ The methods of a window estimate more than a state with `joint=`: a `JointContro
 """
 
 from vardax.minimisers.gauss_newton import IncrementalConfig
+from vardax.minimisers.solver_config import SolverConfig
 from vardax.models.analysis_step import MethodAnalysisStep
 from vardax.models.biases import ForcingBias, InstrumentBias, ObservationBias
 from vardax.models.digital_filter import DigitalFilter
+from vardax.models.first_states import AbstractFirstState, Interpolated, Observed, Zeros
+from vardax.models.fourdvarnet import FourDVarNet
 from vardax.models.incremental_fourdvar import IncrementalFourDVar
 from vardax.models.joint_control import AbstractJointControl, JointControl
 from vardax.models.latent_hybrid_fourdvar import LatentHybridFourDVar
@@ -29,21 +32,27 @@ from vardax.models.weak_fourdvar import WeakFourDVar
 
 __all__ = [
     "AbstractAnalysisMethod",
+    "AbstractFirstState",
     "AbstractJointControl",
     "DigitalFilter",
     "ForcingBias",
+    "FourDVarNet",
     "IncrementalConfig",
     "IncrementalFourDVar",
     "InstrumentBias",
+    "Interpolated",
     "JointControl",
     "LatentHybridFourDVar",
     "LatentStrongFourDVar",
     "LatentThreeDVar",
     "MethodAnalysisStep",
     "ObservationBias",
+    "Observed",
     "OptimalInterpolation",
     "RecompilationWarning",
+    "SolverConfig",
     "StrongFourDVar",
     "ThreeDVar",
     "WeakFourDVar",
+    "Zeros",
 ]

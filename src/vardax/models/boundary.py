@@ -203,15 +203,17 @@ def check_times(batch: Any, owner: str) -> None:
         )
 
 
-def check_moments(batch: Any, method: Any, owner: str) -> None:
-    """Scattered points were made within the window; while tracing those outside it are masked."""
-    step = getattr(method.forward, "dt", 1.0)
+def check_moments(batch: Any, given: int | None, step: Any, n_substeps: int, owner: str) -> None:
+    """Scattered points were made within the window of `given` intervals, each of `n_substeps` steps.
+
+    While tracing those outside it are masked.
+    """
     for one in as_points(batch) or []:
-        n_steps = required_steps(method.n_steps, owner)
-        time, start, valid, dt = (concrete_values(x) for x in (one.time, one.start, one.valid, step))
-        if time is None or start is None or valid is None or dt is None:
+        n_steps = required_steps(given, owner)
+        time, start, valid, size = (concrete_values(x) for x in (one.time, one.start, one.valid, step))
+        if time is None or start is None or valid is None or size is None:
             continue
-        interval = float(dt) * method.n_substeps
+        interval = float(size) * n_substeps
         outside = ~within_window(intervals_since(time, start, interval), n_steps) & (valid != 0)
         if outside.any():
             first = int(np.argmax(outside))

@@ -49,7 +49,7 @@ from vardax.posterior.laplace import LaplaceCovariance
 from vardax.posterior.posterior import Posterior
 from vardax.types import Analysis, ConvergenceError, ConvergenceWarning, float_array, is_traced
 
-__all__ = ["AbstractAnalysisMethod", "ControlPrior"]
+__all__ = ["AbstractAnalysisMethod", "ControlPrior", "pose_in_control_space"]
 
 
 _NO_TRANSFORM = Identity()
@@ -106,6 +106,31 @@ class AbstractAnalysisMethod(eqx.Module):
         """The background as a state, and what a state is like: what B acts on, unless a method's B acts elsewhere."""
         return self.prior_mean, self.prior_cov_op.out_structure()
 
+    def operand(self, batch: Any) -> PyTree[jax.ShapeDtypeStruct]:
+        """What the observation operator is applied to, for this batch: a state."""
+        return self.state_background()[1]
+
+    def check_times(self, batch: Any) -> None:
+        """Whether the times of a window can be those of its entries, and of scattered points within it."""
+        if self.takes_window:
+            slots: Any = self  # every method of a window has these
+            check_times(batch, type(self).__name__)
+            interval = getattr(slots.forward, "dt", 1.0)
+            check_moments(batch, slots.n_steps, interval, slots.n_substeps, type(self).__name__)
+
+    def pose(self, batch: Any) -> BatchedProblem:
+        """The control-space problem of a batch. Every shape is checked here, before anything is compiled."""
+        return pose_in_control_space(self, batch)
+
+    def first_control(self, problem: BatchedProblem, batch: Any) -> PyTree[Array] | None:
+        """Where the iteration starts unless the call says so; None is the background."""
+        return None
+
+    def steps(self, problem: BatchedProblem, start: PyTree[Array] | None) -> Iterator[Analysis]:
+        """One `Analysis` per iteration of all samples, driven from the host."""
+        minimiser = getattr(self, "minimiser", None)
+        return iterate(problem, minimiser, tol=self.tol, max_steps=self.max_steps, start=start)
+
     def problem(self, batch: Any) -> BatchedProblem:
         """The control-space problem of a batch: `cost`, `gradient`, `hessian_product`, ... for each sample."""
         return _problem(self, _checked(self, batch))
@@ -158,8 +183,7 @@ class AbstractAnalysisMethod(eqx.Module):
             return
         start = _start(type(self).__name__, first_guess, warm_start)
         problem, start = _problem_and_start(self, _checked(self, batch), *start)
-        minimiser = getattr(self, "minimiser", None)
-        yield from iterate(problem, minimiser, tol=self.tol, max_steps=self.max_steps, start=start)
+        yield from self.steps(problem, start)
 
     @property
     def posterior_adapter(self) -> Any:
@@ -224,14 +248,13 @@ def _checked(method: AbstractAnalysisMethod, batch: Any) -> Any:
     owner, transform = type(method).__name__, getattr(method, "control_transform", _NO_TRANSFORM)
     check_batch(batch, owner)
     batch = fill_up(batch, method.obs_op, method.obs_cov_op, owner)
-    structure = method.state_background()[1] if hasattr(type(method.obs_op), "check") else None
+    kind = type(method)  # functions of the class: see above
+    structure = kind.operand(method, batch) if hasattr(type(method.obs_op), "check") else None
     check_positions(method.obs_op, batch, structure, owner)
     check_background_values(method.prior_mean, transform, owner)
     if (joint := getattr(method, "joint", None)) is not None:
         check_joint_values(joint, owner)
-    if method.takes_window:
-        check_times(batch, owner)
-        check_moments(batch, method, owner)
+    kind.check_times(method, batch)
     return batch
 
 
@@ -243,8 +266,8 @@ def _start(owner: str, first_guess: Any, warm_start: Any) -> tuple[Any, Any]:
     return as_state(first_guess), as_state(control)
 
 
-def _pose(method: AbstractAnalysisMethod, batch: Any) -> BatchedProblem:
-    """Read the batch and put the problem together. Every shape is checked here, before anything is compiled."""
+def pose_in_control_space(method: AbstractAnalysisMethod, batch: Any) -> BatchedProblem:
+    """Read the batch and put together the problem of a method that has a background and its B."""
     owner = type(method).__name__
     if method.prior_cov_op is not None:  # a latent method checks that of its prior
         check_covariance(method.prior_cov_op, "prior_cov_op", owner)
@@ -283,7 +306,9 @@ def _joined(parts: tuple[ControlPrior, ...]) -> ControlPrior:
     return ControlPrior(means, BlockDiagonalCovariance(covariances), tuple(spread_out))
 
 
-_problem = eqx.filter_jit(_pose)
+@eqx.filter_jit
+def _problem(method: AbstractAnalysisMethod, batch: Any) -> BatchedProblem:
+    return method.pose(batch)
 
 
 @eqx.filter_jit
@@ -292,7 +317,7 @@ def _problem_and_start(
 ) -> tuple[BatchedProblem, PyTree[Array] | None]:
     """The problem, and the control where the iteration starts: a projected first guess, or one that is given."""
     owner = type(method).__name__
-    problem = _pose(method, batch)
+    problem = method.pose(batch)
     if first_guess is not None:
         background = problem.map_samples(lambda sample: sample.observe.result(sample.background))
         structure = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), background)
@@ -302,7 +327,8 @@ def _problem_and_start(
         return problem, problem.map_samples(lambda sample, state: sample.control_of(state), first_guess)
     if control is not None:
         control = per_sample(control, problem.half.in_structure(), problem.n_samples, "warm_start", owner)
-    return problem, control
+        return problem, control
+    return problem, method.first_control(problem, batch)
 
 
 def _completed(state: PyTree[Array], background: PyTree[Array], method: AbstractAnalysisMethod) -> PyTree[Array]:

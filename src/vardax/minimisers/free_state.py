@@ -1,0 +1,116 @@
+"""States whose prior is a term of the cost: what the learned methods observe and minimise.
+
+    J(x) = prior_weight ‖x - phi(x)‖² + ½ ‖y - H(x)‖²_{R⁻¹}
+
+The control is the state itself, x = x_b + chi with B^{1/2} = I and no ½‖chi‖². `FreeState` maps a state at one time, or
+the whole window x = (x_0 ... x_T), to predicted observations. `PriorTerm` is the learned prior as a further term of the
+cost; it counts as J_b.
+"""
+
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from vardax.minimisers.moments import AbstractTimeInterpolation, LinearInTime
+from vardax.minimisers.observed import ObservedEntries, ObservedSamples, place
+from vardax.minimisers.windows import AbstractObserving, Run
+
+__all__ = ["FreeState", "PriorCostTerm", "ReconstructionTerm", "prior_term"]
+
+
+class FreeState(AbstractObserving):
+    """x -> H(x) at one time; with `n_steps`, (x_0 ... x_T) -> (H(x_0), ..., H(x_T)), or H at the moments of points.
+
+    `interval` is the time between entries, in the unit of the times of scattered points.
+    """
+
+    obs_op: Any
+    interval: float | Array = 1.0
+    n_steps: int | None = eqx.field(static=True, default=None)
+    between: AbstractTimeInterpolation = LinearInTime()
+
+    @property
+    def proper(self) -> bool:
+        return False
+
+    @property
+    def prior_is_a_term(self) -> bool:
+        return True
+
+    def prior_part(self, control: PyTree[Array]) -> PyTree[Array]:
+        return jax.tree.map(jnp.zeros_like, control)
+
+    def split(self, control: PyTree[Array]) -> tuple[PyTree[Array], PyTree[Array], PyTree[Array]]:
+        """No part of the control is measured by ½‖chi‖²."""
+        return (), (), ()
+
+    def trajectory(self, state: PyTree[Array]) -> PyTree[Array] | None:
+        """The window itself; None where there is one time."""
+        return None if self.n_steps is None else state
+
+    def memory(self, state: PyTree[Array]) -> str:
+        """No model is run by the window, so nothing is kept."""
+        return ""
+
+    def place(self, samples: ObservedSamples) -> ObservedSamples:
+        """Scattered points get their place between the entries of the window."""
+        if samples.points is None or self.n_steps is None:
+            return samples
+        return place(samples, self.interval, self.n_steps, self.between)
+
+    def run(self, state: PyTree[Array], observed: ObservedEntries) -> Run:
+        """The state, and the predicted observations."""
+        operator = observed.bound(self.obs_op)
+        predicted = operator(state)[None] if self.n_steps is None else observed.moments(operator, state)
+        return Run(state, predicted)
+
+
+def prior_term(prior: Any, weight: float, centred: bool) -> "ReconstructionTerm | PriorCostTerm":
+    """`weight` times the cost of a prior: its own `residual` or `cost`, where it has one, else ‖x - phi(x)‖²."""
+    if hasattr(prior, "cost") and not hasattr(prior, "residual"):
+        return PriorCostTerm(prior, weight, centred)
+    return ReconstructionTerm(prior, weight, centred)
+
+
+class ReconstructionTerm(eqx.Module):
+    """½‖residual‖² = weight · ‖x - phi(x)‖², or weight · ½‖prior.residual(x)‖².
+
+    `centred`: a prior that has a mean (`with_mean`) takes the background of its sample for it.
+    """
+
+    prior: Any
+    weight: float = eqx.field(static=True)
+    centred: bool = eqx.field(static=True, default=False)
+
+    def around(self, background: PyTree[Array]) -> "ReconstructionTerm":
+        return eqx.tree_at(lambda term: term.prior, self, _centred(self, background))
+
+    def residual(self, state: PyTree[Array]) -> PyTree[Array]:
+        own = getattr(self.prior, "residual", None)
+        if own is not None:
+            return jax.tree.map(lambda r: math.sqrt(self.weight) * r, own(state))
+        root = math.sqrt(2 * self.weight)
+        return jax.tree.map(lambda x, phi: root * (x - phi.astype(x.dtype)), state, self.prior(state))
+
+
+class PriorCostTerm(eqx.Module):
+    """weight · prior.cost(x), for a prior that knows its cost only."""
+
+    prior: Any
+    weight: float = eqx.field(static=True)
+    centred: bool = eqx.field(static=True, default=False)
+
+    def around(self, background: PyTree[Array]) -> "PriorCostTerm":
+        return eqx.tree_at(lambda term: term.prior, self, _centred(self, background))
+
+    def __call__(self, state: PyTree[Array], observed: Any) -> Float[Array, ""]:
+        return self.weight * self.prior.cost(state)
+
+
+def _centred(term: Any, background: PyTree[Array]) -> Any:
+    move = getattr(term.prior, "with_mean", None)
+    return move(background) if term.centred and move is not None else term.prior

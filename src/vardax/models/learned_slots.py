@@ -1,0 +1,251 @@
+"""What `FourDVarNet` makes of its slots: the prior, the shape of a state, where the iteration starts, the weights.
+
+A state x is what the prior acts on: the whole window (T, *entry), whose entries are observed one by one, or a state at
+one time. Which one follows from the slots and the batch; see `state_of`.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+import optimistix as optx
+from jaxtyping import Array, PyTree
+
+from vardax.covariances.diagonal import DiagonalCovariance
+from vardax.minimisers.free_state import prior_term
+from vardax.minimisers.observed import ObservedSamples, locate, read_samples
+from vardax.minimisers.problem import BatchedProblem
+from vardax.minimisers.solver_config import SolverConfig
+from vardax.minimisers.transforms import Identity
+from vardax.models.boundary import assemble, check_structure, observation_shape, per_sample
+from vardax.models.first_states import AbstractFirstState, Interpolated, Zeros, is_of_the_state
+from vardax.obs_operators.linear import LinearObs
+from vardax.types import AbstractBatch, float_array
+
+__all__ = [
+    "PosedState",
+    "check_learned_slots",
+    "entry_of",
+    "pose_learned",
+    "posed_prior",
+    "started",
+    "state_of",
+]
+
+
+class PosedState(NamedTuple):
+    """The structure of one state, and the number of intervals of its window; None where it is of one time."""
+
+    structure: PyTree[jax.ShapeDtypeStruct]
+    n_steps: int | None
+
+
+def check_learned_slots(method: Any) -> None:
+    """What can be said of the slots of a `FourDVarNet` before there is a batch."""
+    owner = type(method).__name__
+    if isinstance(method.prior, type) or not callable(method.prior):
+        raise TypeError(f"{owner}: `prior` is {method.prior!r}, expected a reconstruction, prior(x) -> x.")
+    if not isinstance(method.config, SolverConfig):
+        raise TypeError(f"{owner}: `config` is {method.config!r}, expected SolverConfig(...).")
+    method.config.minimiser(method.grad_mod)
+    posed_prior(method)
+    if isinstance(method.solver_adjoint, optx.ImplicitAdjoint) and not method.config.rule.steady:
+        raise ValueError(
+            f"{owner}: `solver_adjoint` is ImplicitAdjoint, which differentiates the fixed point of a step, but with "
+            f"{type(method.config.rule).__name__} no two steps are alike; use ConstantStep(), or "
+            "RecursiveCheckpointAdjoint()."
+        )
+    if method.start is not None and not callable(method.start):
+        raise TypeError(
+            f"{owner}: `start` is {method.start!r}, expected Interpolated(), Observed(), Zeros(), or a function of the "
+            "batch; a state is a `first_guess` of the call."
+        )
+
+
+def posed_prior(method: Any) -> Any:
+    """The prior with the `forward_adjoint` and the covariance that its method was given."""
+    prior, owner = method.prior, type(method).__name__
+    for name, value in (("forward_adjoint", method.forward_adjoint), ("cov_op", method.prior_cov_op)):
+        if value is None:
+            continue
+        if not any(field.name == name for field in dataclasses.fields(prior)):
+            what = {"forward_adjoint": "runs no model", "cov_op": "has no covariance"}[name]
+            slot = {"cov_op": "prior_cov_op"}.get(name, name)
+            raise TypeError(
+                f"{owner}: `{slot}` is given, but the prior, {type(prior).__name__}, {what}; "
+                + {"forward_adjoint": "DynamicalPrior does.", "cov_op": "GaussianPrior has one."}[name]
+            )
+        prior = dataclasses.replace(prior, **{name: value})
+    return prior
+
+
+def _observed_shape(batch: Any) -> tuple[tuple[int, ...], bool, Any] | None:
+    """(the shape of a sample's observations, whether it begins with the time axis, dtype); None for points."""
+    if isinstance(batch, ObservedSamples):
+        return None if batch.points is not None else (batch.value.shape[1:], True, batch.value.dtype)
+    if isinstance(batch, AbstractBatch):
+        return batch.input.shape[1:], batch.input.ndim == len(batch.axes), batch.input.dtype
+    return None
+
+
+def _operand(obs_op: Any, obs_shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The shape of the state that a linear operator is for, where it knows."""
+    H = getattr(obs_op, "H", None) if isinstance(obs_op, LinearObs) else None
+    if isinstance(H, jax.Array):
+        return H.shape[len(obs_shape) :] if H.shape[: len(obs_shape)] == obs_shape else None
+    if isinstance(H, lx.AbstractLinearOperator) and isinstance(H.in_structure(), jax.ShapeDtypeStruct):
+        return H.in_structure().shape
+    return None
+
+
+def _predicts(obs_op: Any, structure: PyTree, shape: tuple[int, ...]) -> bool:
+    """Whether the operator makes observations of this shape of such a state."""
+    try:
+        return eqx.filter_eval_shape(obs_op, structure).shape == shape
+    except Exception:  # an operator may refuse another shape in its own way: then it does not
+        return False
+
+
+def state_of(method: Any, prior: Any, batch: Any) -> PosedState:
+    """The state of a batch: the first of these that says what it is.
+
+    The slot `state_signature`; that of the prior; a linear operator that knows its operand; the observations, which
+    are then of the state itself. It is a window where it has as many entries as the observations and the operator maps
+    an entry to an entry; with scattered points, where `n_steps` is given.
+    """
+    owner, observed = type(method).__name__, _observed_shape(batch)
+    known = method.state_signature
+    known = getattr(prior, "state_signature", None) if known is None else known
+    if observed is None:
+        return _state_of_points(known, method, owner)
+    shape, has_time, dtype = observed
+    if known is None:
+        own = _operand(method.obs_op, shape[1:] if has_time else shape)
+        single = not has_time or shape[0] == 1
+        found = shape if own is None else own if single else (shape[0], *own)
+        known = jax.ShapeDtypeStruct(found, dtype)
+    known = jax.tree.map(lambda s: jax.ShapeDtypeStruct(tuple(s.shape), _dtype(dtype, method.prior_mean)), known)
+    leaves = jax.tree.leaves(known)
+    whole = has_time and all(len(s.shape) > 0 and s.shape[0] == shape[0] for s in leaves)
+    if whole and _predicts(method.obs_op, entry_of(PosedState(known, shape[0] - 1)), shape[1:]):
+        return PosedState(known, shape[0] - 1)
+    return PosedState(known, None)
+
+
+def _state_of_points(known: Any, method: Any, owner: str) -> PosedState:
+    """The state of scattered points, which have no shape that it could be read from."""
+    if known is None and method.prior_mean is not None:
+        known = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), method.prior_mean)
+    if known is None:
+        raise ValueError(
+            f"{owner}: scattered Observations do not say what a state is like, and the prior, "
+            f"{type(method.prior).__name__}, works on any; give `state_signature=jax.ShapeDtypeStruct(shape, dtype)`."
+        )
+    n_steps = method.n_steps
+    if n_steps is not None and any(s.shape[:1] != (n_steps + 1,) for s in jax.tree.leaves(known)):
+        shapes = jax.tree.map(lambda s: tuple(s.shape), known)
+        raise ValueError(f"{owner}: `n_steps` is {n_steps}, expected a state of {n_steps + 1} entries, found {shapes}.")
+    return PosedState(known, n_steps)
+
+
+def _dtype(dtype: Any, background: PyTree | None) -> Any:
+    return np.result_type(dtype, *(leaf.dtype for leaf in jax.tree.leaves(background)))
+
+
+def entry_of(state: PosedState) -> PyTree[jax.ShapeDtypeStruct]:
+    """The structure of what is observed at one time."""
+    if state.n_steps is None:
+        return state.structure
+    return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape[1:], s.dtype), state.structure)
+
+
+def pose_learned(method: Any, batch: Any) -> BatchedProblem:
+    """Read the batch and put together the problem of a method whose prior is a term of the cost."""
+    owner, prior = type(method).__name__, posed_prior(method)
+    state = state_of(method, prior, batch)
+    entry = entry_of(state)
+    shape = observation_shape(method.obs_op, entry, entry, batch, owner)
+    samples = locate(read_samples(batch, shape, window=state.n_steps is not None, owner=owner), method.obs_op)
+    observe = method.observe(samples, state.n_steps)
+    samples = observe.place(samples)
+    problem = assemble(
+        samples,
+        mean=_background(method, prior, state, batch, samples),
+        prior_cov_op=lx.IdentityLinearOperator(state.structure),
+        obs_cov_op=_obs_covariance(method, samples),
+        observe=observe,
+        transform=Identity(),
+        penalties=(prior_term(method.config.in_precision(prior), method.config.prior_weight, True),),
+        owner=owner,
+    )
+    return _weighted(problem, method.config)
+
+
+def _background(method: Any, prior: Any, state: PosedState, batch: Any, samples: ObservedSamples) -> PyTree[Array]:
+    """x_b (B, *state): the background, the mean of the prior, or else the first state.
+
+    A background of one time is the same at all entries of a window.
+    """
+    mean, owner = method.prior_mean, type(method).__name__
+    if mean is None and hasattr(prior, "with_mean"):
+        mean = prior.mean
+    if mean is None:
+        return _first_states(method, state.structure, batch, (samples.value, samples.mask))
+    check_structure(mean, state.structure, "background", owner)
+    n_samples, entry = samples.value.shape[0], entry_of(state)
+
+    def whole(leaf: Array, of_state: jax.ShapeDtypeStruct, of_entry: jax.ShapeDtypeStruct) -> Array:
+        leaf = float_array(leaf)
+        if leaf.shape in (of_state.shape, (n_samples, *of_state.shape)) or state.n_steps is None:
+            return leaf
+        if leaf.shape == of_entry.shape or leaf.shape == (n_samples, *of_entry.shape):
+            per_entry = jnp.broadcast_to(leaf, (n_samples, *of_entry.shape))[:, None]
+            return jnp.broadcast_to(per_entry, (n_samples, *of_state.shape))
+        return leaf  # refused with words by `per_sample`
+
+    tree = jax.tree.map(whole, mean, state.structure, entry)
+    return per_sample(tree, state.structure, n_samples, "background", owner)
+
+
+def _first_states(
+    method: Any, structure: PyTree[jax.ShapeDtypeStruct], batch: Any, observed: tuple[Array, Array]
+) -> PyTree[Array]:
+    """What the slot `start` says, (B, *state)."""
+    start, owner, n_samples = method.start, type(method).__name__, observed[0].shape[0]
+    if start is None:
+        start = Interpolated() if is_of_the_state(observed[0].shape[1:], structure) else Zeros()
+    if isinstance(start, AbstractFirstState):
+        return start(*observed, structure, owner)
+    return per_sample(start(batch), structure, n_samples, "start(batch)", owner)
+
+
+def started(method: Any, problem: BatchedProblem, batch: Any) -> PyTree[Array] | None:
+    """The control of the state that an explicit `start` gives; None where the iteration starts at the background."""
+    if method.start is None:
+        return None
+    structure = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), problem.background)
+    states = _first_states(method, structure, batch, (problem.observed.value, problem.observed.mask))
+    return jax.tree.map(lambda x, b: x.astype(b.dtype) - b, states, problem.background)
+
+
+def _obs_covariance(method: Any, samples: ObservedSamples) -> lx.AbstractLinearOperator | None:
+    """R: that of the method, or I where nothing is known of the errors; None where they come with the observations."""
+    if method.obs_cov_op is not None or samples.obs_err is not None:
+        return method.obs_cov_op
+    return DiagonalCovariance(jnp.ones(samples.value.shape[2:], samples.value.dtype))
+
+
+def _weighted(problem: BatchedProblem, config: SolverConfig) -> BatchedProblem:
+    """The problem with J_o times `obs_weight`, and over the number of observed entries where a mean is asked for."""
+    if config.obs_weight == 1.0 and config.obs_norm == "sum":
+        return problem
+    observed = problem.observed
+    axes = tuple(range(1, observed.mask.ndim))
+    count = jnp.sum(observed.mask, axis=axes, keepdims=True) if config.obs_norm == "mean" else jnp.ones(())
+    factor = jnp.sqrt(config.obs_weight / jnp.maximum(count, 1)).astype(observed.value.dtype)
+    own = jnp.ones_like(observed.value) if observed.rescale is None else observed.rescale
+    return eqx.tree_at(lambda p: p.observed.rescale, problem, own * factor, is_leaf=lambda x: x is None)
