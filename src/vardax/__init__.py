@@ -12,6 +12,7 @@ Where things are, from the data to the report:
 - `primitives`: costs, BLUE and the control-variable transform as pure functions
 - `latent`: latent maps, and what a method needs to work on few numbers instead of on the state
 - `models`: the methods, one file each
+- `training`: losses and steps for what is learned
 - `posterior`: how sure an analysis is
 - `cycle`: analysis -> forecast -> next background
 - `simulation`: twins, a known truth with its observations and background
@@ -109,6 +110,7 @@ if TYPE_CHECKING:
         ReducedBasis,
         TemporalPrior,
     )
+    from vardax.training import eval_step, reconstruction_loss, train_loss_fn, train_step
     from vardax.types import (
         Analysis,
         Batch1D,
@@ -214,15 +216,19 @@ __all__ = [
     "assert_posterior_agreement",
     "averaging_kernel_from_l2",
     "covariance_test",
+    "eval_step",
     "forward_model_test",
     "gradient_test",
     "interp_obs_from_coords",
     "is_linear",
     "observation_operator_test",
+    "reconstruction_loss",
     "simulation_based_calibration",
     "taylor_test",
     "to_diffrax_adjoint",
     "to_optimistix_adjoint",
+    "train_loss_fn",
+    "train_step",
 ]
 
 _HOMES = {
@@ -252,6 +258,7 @@ _HOMES = {
         AnalysisStep CostFunction ForwardModel GradModulator LatentForwardModel LatentMap Minimiser
         ObservationOperator PosteriorAdapter Prior ReducedBasis TemporalPrior
     """,
+    "training": "eval_step reconstruction_loss train_loss_fn train_step",
     "types": """
         Analysis Batch1D Batch2D Batch2DMultivar Batch3D ConvergenceError ConvergenceWarning Grid
         Observations Status

@@ -111,7 +111,6 @@ def promised() -> set[str]:
 # Whole modules, or single names, that do not exist yet.
 TO_COME = {
     "types": "LSTMState1D LSTMState2D",
-    "primitives": "FourDVarNetCost",
     "models": """
         FourDVarNet1D FourDVarNet2D FourDVarNet3D AmortizedPosterior AmortizedConfig
     """,
@@ -119,7 +118,7 @@ TO_COME = {
         BilinAEPrior1D BilinAEPrior2D BilinAEPrior2DMultivar ConvAEPrior1D ConvAEPrior MLPAEPrior1D UNetPrior2D
     """,
     "grad_mod": PAGE["grad_mod ★"],
-    "training": PAGE["training ★"],
+    "training": "amortized_nll_loss_fn amortized_train_step",
     "amortized": PAGE["amortized ★"],
     "cycle": "LatentDACycle EnsembleOfAnalyses EnsembleTransform",
     "experiments": "fit",
