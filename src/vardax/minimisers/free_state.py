@@ -8,18 +8,62 @@ cost; it counts as J_b.
 """
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import lineax as lx
 from jaxtyping import Array, Float, PyTree
 
+from vardax.covariances.diagonal import DiagonalCovariance
 from vardax.minimisers.moments import AbstractTimeInterpolation, LinearInTime
 from vardax.minimisers.observed import ObservedEntries, ObservedSamples, place
+from vardax.minimisers.solver_config import SolverConfig
 from vardax.minimisers.windows import AbstractObserving, Run
 
-__all__ = ["FreeState", "PriorCostTerm", "ReconstructionTerm", "prior_term"]
+__all__ = [
+    "FreeState",
+    "PosedState",
+    "PriorCostTerm",
+    "ReconstructionTerm",
+    "entry_of",
+    "obs_covariance",
+    "posed_state",
+    "prior_term",
+    "weighted",
+]
+
+
+class PosedState(NamedTuple):
+    """The structure of one state, and the number of intervals of its window; None where it is of one time."""
+
+    structure: PyTree[jax.ShapeDtypeStruct]
+    n_steps: int | None
+
+
+def entry_of(state: PosedState) -> PyTree[jax.ShapeDtypeStruct]:
+    """The structure of what is observed at one time."""
+    if state.n_steps is None:
+        return state.structure
+    return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape[1:], s.dtype), state.structure)
+
+
+def _predicts(obs_op: Any, structure: PyTree, shape: tuple[int, ...]) -> bool:
+    """Whether the operator makes observations of this shape of such a state."""
+    try:
+        return eqx.filter_eval_shape(obs_op, structure).shape == shape
+    except Exception:  # an operator may refuse another shape in its own way: then it does not
+        return False
+
+
+def posed_state(structure: PyTree, obs_op: Any, observed: tuple[int, ...] | None) -> PosedState:
+    """A state as a window, where `observed` (E, *obs) has as many entries and the operator maps one to one; else of one
+    time. `observed` is None where observations have no time axis."""
+    if observed is None or not all(s.shape[:1] == observed[:1] for s in jax.tree.leaves(structure)):
+        return PosedState(structure, None)
+    window = PosedState(structure, observed[0] - 1)
+    return window if _predicts(obs_op, entry_of(window), observed[1:]) else PosedState(structure, None)
 
 
 class FreeState(AbstractObserving):
@@ -67,6 +111,26 @@ class FreeState(AbstractObserving):
         operator = observed.bound(self.obs_op)
         predicted = operator(state)[None] if self.n_steps is None else observed.moments(operator, state)
         return Run(state, predicted)
+
+
+def obs_covariance(
+    given: lx.AbstractLinearOperator | None, samples: ObservedSamples
+) -> lx.AbstractLinearOperator | None:
+    """R: what is given, or I where nothing is known of the errors; None where they come with the observations."""
+    if given is not None or samples.obs_err is not None:
+        return given
+    return DiagonalCovariance(jnp.ones(samples.value.shape[2:], samples.value.dtype))
+
+
+def weighted(observed: ObservedEntries, config: SolverConfig) -> ObservedEntries:
+    """Observations of B samples: J_o times `obs_weight`, over the number of observed entries for a mean."""
+    if config.obs_weight == 1.0 and config.obs_norm == "sum":
+        return observed
+    axes = tuple(range(1, observed.mask.ndim))
+    count = jnp.sum(observed.mask, axis=axes, keepdims=True) if config.obs_norm == "mean" else jnp.ones(())
+    factor = jnp.sqrt(config.obs_weight / jnp.maximum(count, 1)).astype(observed.value.dtype)
+    own = jnp.ones_like(observed.value) if observed.rescale is None else observed.rescale
+    return eqx.tree_at(lambda o: o.rescale, observed, own * factor, is_leaf=lambda x: x is None)
 
 
 def prior_term(prior: Any, weight: float, centred: bool) -> "ReconstructionTerm | PriorCostTerm":

@@ -25,14 +25,14 @@ import lineax as lx
 import optimistix as optx
 from jaxtyping import Array, PyTree
 
-from vardax.minimisers.free_state import FreeState
+from vardax.minimisers.free_state import FreeState, entry_of
 from vardax.minimisers.learned_run import iterate_learned, learned_analysis
 from vardax.minimisers.moments import AbstractTimeInterpolation, LinearInTime, as_time_interpolation
 from vardax.minimisers.problem import BatchedProblem, ControlSpaceProblem
 from vardax.minimisers.solver_config import SolverConfig
 from vardax.models.boundary import as_adjoint, as_obs_covariance, as_state, check_moments, check_times
 from vardax.models.latent_slots import as_latent_covariance
-from vardax.models.learned_slots import check_learned_slots, entry_of, pose_learned, started, state_of
+from vardax.models.learned_slots import check_learned_slots, pose_learned, started, state_of
 from vardax.models.method import AbstractAnalysisMethod
 from vardax.types import Analysis
 

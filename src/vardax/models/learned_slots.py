@@ -5,7 +5,7 @@ one time. Which one follows from the slots and the batch; see `state_of`.
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -15,8 +15,14 @@ import numpy as np
 import optimistix as optx
 from jaxtyping import Array, PyTree
 
-from vardax.covariances.diagonal import DiagonalCovariance
-from vardax.minimisers.free_state import prior_term
+from vardax.minimisers.free_state import (
+    PosedState,
+    entry_of,
+    obs_covariance,
+    posed_state,
+    prior_term,
+    weighted,
+)
 from vardax.minimisers.observed import ObservedSamples, locate, read_samples
 from vardax.minimisers.problem import BatchedProblem
 from vardax.minimisers.solver_config import SolverConfig
@@ -27,21 +33,12 @@ from vardax.obs_operators.linear import LinearObs
 from vardax.types import AbstractBatch, float_array
 
 __all__ = [
-    "PosedState",
     "check_learned_slots",
-    "entry_of",
     "pose_learned",
     "posed_prior",
     "started",
     "state_of",
 ]
-
-
-class PosedState(NamedTuple):
-    """The structure of one state, and the number of intervals of its window; None where it is of one time."""
-
-    structure: PyTree[jax.ShapeDtypeStruct]
-    n_steps: int | None
 
 
 def check_learned_slots(method: Any) -> None:
@@ -102,14 +99,6 @@ def _operand(obs_op: Any, obs_shape: tuple[int, ...]) -> tuple[int, ...] | None:
     return None
 
 
-def _predicts(obs_op: Any, structure: PyTree, shape: tuple[int, ...]) -> bool:
-    """Whether the operator makes observations of this shape of such a state."""
-    try:
-        return eqx.filter_eval_shape(obs_op, structure).shape == shape
-    except Exception:  # an operator may refuse another shape in its own way: then it does not
-        return False
-
-
 def state_of(method: Any, prior: Any, batch: Any) -> PosedState:
     """The state of a batch: the first of these that says what it is.
 
@@ -129,11 +118,7 @@ def state_of(method: Any, prior: Any, batch: Any) -> PosedState:
         found = shape if own is None else own if single else (shape[0], *own)
         known = jax.ShapeDtypeStruct(found, dtype)
     known = jax.tree.map(lambda s: jax.ShapeDtypeStruct(tuple(s.shape), _dtype(dtype, method.prior_mean)), known)
-    leaves = jax.tree.leaves(known)
-    whole = has_time and all(len(s.shape) > 0 and s.shape[0] == shape[0] for s in leaves)
-    if whole and _predicts(method.obs_op, entry_of(PosedState(known, shape[0] - 1)), shape[1:]):
-        return PosedState(known, shape[0] - 1)
-    return PosedState(known, None)
+    return posed_state(known, method.obs_op, shape if has_time else None)
 
 
 def _state_of_points(known: Any, method: Any, owner: str) -> PosedState:
@@ -156,13 +141,6 @@ def _dtype(dtype: Any, background: PyTree | None) -> Any:
     return np.result_type(dtype, *(leaf.dtype for leaf in jax.tree.leaves(background)))
 
 
-def entry_of(state: PosedState) -> PyTree[jax.ShapeDtypeStruct]:
-    """The structure of what is observed at one time."""
-    if state.n_steps is None:
-        return state.structure
-    return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape[1:], s.dtype), state.structure)
-
-
 def pose_learned(method: Any, batch: Any) -> BatchedProblem:
     """Read the batch and put together the problem of a method whose prior is a term of the cost."""
     owner, prior = type(method).__name__, posed_prior(method)
@@ -176,13 +154,13 @@ def pose_learned(method: Any, batch: Any) -> BatchedProblem:
         samples,
         mean=_background(method, prior, state, batch, samples),
         prior_cov_op=lx.IdentityLinearOperator(state.structure),
-        obs_cov_op=_obs_covariance(method, samples),
+        obs_cov_op=obs_covariance(method.obs_cov_op, samples),
         observe=observe,
         transform=Identity(),
         penalties=(prior_term(method.config.in_precision(prior), method.config.prior_weight, True),),
         owner=owner,
     )
-    return _weighted(problem, method.config)
+    return eqx.tree_at(lambda p: p.observed, problem, weighted(problem.observed, method.config))
 
 
 def _background(method: Any, prior: Any, state: PosedState, batch: Any, samples: ObservedSamples) -> PyTree[Array]:
@@ -230,22 +208,3 @@ def started(method: Any, problem: BatchedProblem, batch: Any) -> PyTree[Array] |
     structure = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), problem.background)
     states = _first_states(method, structure, batch, (problem.observed.value, problem.observed.mask))
     return jax.tree.map(lambda x, b: x.astype(b.dtype) - b, states, problem.background)
-
-
-def _obs_covariance(method: Any, samples: ObservedSamples) -> lx.AbstractLinearOperator | None:
-    """R: that of the method, or I where nothing is known of the errors; None where they come with the observations."""
-    if method.obs_cov_op is not None or samples.obs_err is not None:
-        return method.obs_cov_op
-    return DiagonalCovariance(jnp.ones(samples.value.shape[2:], samples.value.dtype))
-
-
-def _weighted(problem: BatchedProblem, config: SolverConfig) -> BatchedProblem:
-    """The problem with J_o times `obs_weight`, and over the number of observed entries where a mean is asked for."""
-    if config.obs_weight == 1.0 and config.obs_norm == "sum":
-        return problem
-    observed = problem.observed
-    axes = tuple(range(1, observed.mask.ndim))
-    count = jnp.sum(observed.mask, axis=axes, keepdims=True) if config.obs_norm == "mean" else jnp.ones(())
-    factor = jnp.sqrt(config.obs_weight / jnp.maximum(count, 1)).astype(observed.value.dtype)
-    own = jnp.ones_like(observed.value) if observed.rescale is None else observed.rescale
-    return eqx.tree_at(lambda p: p.observed.rescale, problem, own * factor, is_leaf=lambda x: x is None)

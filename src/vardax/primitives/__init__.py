@@ -10,6 +10,7 @@ from vardax.primitives.blue import blue_analysis
 from vardax.primitives.control import cvt_inverse, cvt_transform, tangent_linear
 from vardax.primitives.cost_functions import (
     BLUECost,
+    FourDVarNetCost,
     IncrementalCost,
     StrongConstraintCost,
     ThreeDVarCost,
@@ -28,6 +29,7 @@ from vardax.primitives.latent import (
 
 __all__ = [
     "BLUECost",
+    "FourDVarNetCost",
     "GaussNewtonOperator",
     "IncrementalCost",
     "StrongConstraintCost",

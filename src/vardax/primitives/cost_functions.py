@@ -5,6 +5,7 @@
     J(x_0, eta) = ½‖x_0 - x_b‖²_{B⁻¹} + ½ Σ_t ‖y_t - H(x_t)‖²_{R⁻¹} + ½ Σ_{t>=1} ‖eta_t‖²_{Q⁻¹},
                   x_t = M_t(x_{t-1}) + eta_t                                    WeakConstraintCost
     J(dx) = ½‖x_ref + dx - x_b‖²_{B⁻¹} + ½ Σ_t ‖y_t - H(M_t(x_ref)) - (H M_t)' dx‖²_{R⁻¹}      IncrementalCost
+    J(x) = obs_weight · ½‖y - H(x)‖²_{R⁻¹} + prior_weight · ‖x - phi(x)‖²        FourDVarNetCost
 
 They are for looking at costs, for tests and for solvers of one's own. Unlike the methods they apply B⁻¹ and Q⁻¹
 (`inv_mv`), so these must exist. Each is a `CostFunction`: `cost(x, batch)` sums over the samples of the batch; x (or
@@ -24,15 +25,20 @@ from jaxtyping import Array, Float, PyTree
 from vardax.covariances.functions import inv_mv
 from vardax.covariances.repeated import RepeatedCovariance
 from vardax.dynamics.adjoint_memory import check_tangents
+from vardax.minimisers.free_state import FreeState, entry_of, obs_covariance, posed_state, prior_term, weighted
 from vardax.minimisers.moments import AbstractTimeInterpolation, LinearInTime
 from vardax.minimisers.observed import ObservedEntries, ObservedSamples, locate, read_samples, restrict_samples
+from vardax.minimisers.penalties import penalty_costs
 from vardax.minimisers.point_counts import as_points, of_one_count
 from vardax.minimisers.problem import tree_dot
+from vardax.minimisers.solver_config import SolverConfig
 from vardax.minimisers.windows import Snapshot, WeakWindow, Window, starting
 from vardax.obs_operators.linearisation import is_linear
+from vardax.types import AbstractBatch
 
 __all__ = [
     "BLUECost",
+    "FourDVarNetCost",
     "IncrementalCost",
     "StrongConstraintCost",
     "ThreeDVarCost",
@@ -149,6 +155,30 @@ class IncrementalCost(eqx.Module):
         return _summed_cost(self, pairs, batch, lambda s: Window.of(self, s), prior, predicted, window=True)
 
 
+class FourDVarNetCost(eqx.Module):
+    """The cost of a learned prior, J_b + J_o of a state at one time or of a whole window, with the weights of `config`.
+
+    `obs_cov_op` is R; None takes the standard deviations that come with the observations, or else R = I.
+    """
+
+    prior: Any
+    obs_op: Any
+    config: SolverConfig = SolverConfig()
+    obs_cov_op: lx.AbstractLinearOperator | None = None
+
+    def __call__(self, x: PyTree[Array], batch: Any, **kw: Any) -> Float[Array, ""]:
+        structure = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), x)
+        has_time = isinstance(batch, AbstractBatch) and batch.input.ndim == len(batch.axes)
+        state = posed_state(structure, self.obs_op, batch.input.shape[1:] if has_time else None)
+        observe = lambda samples: FreeState(self.obs_op, n_steps=state.n_steps)  # noqa: E731
+        samples = posed_samples(self, entry_of(state), batch, window=state.n_steps is not None)
+        covariance = obs_covariance(self.obs_cov_op, samples)
+        observed = weighted(restrict_samples(samples, covariance, "FourDVarNetCost"), self.config)
+        term = prior_term(self.config.in_precision(self.prior), self.config.prior_weight, centred=False)
+        prior = lambda state: penalty_costs((term,), state, None)  # noqa: E731
+        return _summed(observe(samples), observed, x, prior, lambda h, state: h(state))
+
+
 def on_samples(tree: PyTree[Array], structure: PyTree, n_samples: int) -> PyTree[Array]:
     """A state as (B, *state), from (*state) or (B, *state)."""
 
@@ -185,15 +215,20 @@ def posed(
 
     `structure` is that of one state.
     """
+    samples = posed_samples(cost, structure, batch, window=window)
+    operator = observe(samples)
+    return operator, restrict_samples(operator.place(samples), cost.obs_cov_op, type(cost).__name__)
+
+
+def posed_samples(cost: Any, structure: PyTree, batch: Any, *, window: bool) -> ObservedSamples:
+    """The observations, stacked over the samples, with operators bound to their positions."""
     owner = type(cost).__name__
     points = as_points(batch)
     if points is not None:
         batch = points = of_one_count(points, max(o.value.shape[0] for o in points), owner)
     bound = cost.obs_op if points is None or not hasattr(cost.obs_op, "at") else cost.obs_op.at(points[0])
     shape = eqx.filter_eval_shape(bound, structure).shape
-    samples = locate(read_samples(batch, shape, window=window, owner=owner), cost.obs_op)
-    operator = observe(samples)
-    return operator, restrict_samples(operator.place(samples), cost.obs_cov_op, owner)
+    return locate(read_samples(batch, shape, window=window, owner=owner), cost.obs_op)
 
 
 def _summed_cost(
@@ -211,6 +246,17 @@ def _summed_cost(
     `x` is stacked over the samples, whose costs are added.
     """
     operator, observed = posed(cost, cost.prior_cov_op.out_structure(), batch, observe, window=window)
+    return _summed(operator, observed, x, prior, predicted)
+
+
+def _summed(
+    operator: Any,
+    observed: ObservedEntries,
+    x: PyTree[Array],
+    prior: Callable[[PyTree[Array]], Array],
+    predicted: Callable[[Callable, PyTree[Array]], Array],
+) -> Float[Array, ""]:
+    """The prior terms and the misfits of all samples, added."""
 
     def one(x: PyTree[Array], entries: ObservedEntries) -> Float[Array, ""]:
         at_start = starting(operator, entries.start)
