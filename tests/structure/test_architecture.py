@@ -20,7 +20,8 @@ import vardax
 FLOORS = (
     "types protocols",
     "adjoints",
-    "covariances obs_operators dynamics priors grad_mod",
+    "covariances obs_operators dynamics networks",
+    "priors grad_mod",
     "minimisers",
     "primitives posterior amortized latent simulation",
     "models",

@@ -1,0 +1,128 @@
+"""Convolution on the grid of a field, as one matrix product: (channels, *space) -> (channels, *space).
+
+    y[o, p] = b[o] + sum_{i, s} w[o, i, s] x~[i, p + s - h],        h = (kernel_size - 1) / 2
+
+x~ is x, continued past its edges by `padding`: zeros, periodic, or reflect (the edge cell is not repeated). The kernel
+lies as PyTorch's does, (out, in, *kernel) and not flipped, so that its weights can be taken over as they are.
+
+The continued field is laid out as one row per channel. A shift by s is then a contiguous slice of that row, whatever
+the number of axes; the slices are stacked, and one product with the weights makes all outputs. The columns between two
+rows of the grid hold nothing and are cut off.
+
+XLA's own convolution on the CPU is as fast alone and unusable in a loop, which is where learned iterations run it: the
+kernels of gradients are not those it has fast code for, and inside of `scan` it has none for the usual layout. Seconds,
+4 samples of 63 channels on 64x64, 3x3 kernel, 192 channels out, float32, two cores that others use too:
+
+| form | alone: forward, gradient, gradient of gradient | a step of a scan: forward, gradient |
+|---|---|---|
+| XLA, channels first | 0.09, 0.42, 0.74 | 11, 22 |
+| XLA, channels last | 0.08, 0.37, 0.92 | 0.13, over 60 |
+| this one | 0.13, 0.42, 0.86 | 0.15, 0.55 |
+"""
+
+import itertools
+import math
+from typing import Literal, TypeAlias, get_args
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+__all__ = ["Convolution", "Padding"]
+
+Padding: TypeAlias = Literal["zeros", "periodic", "reflect"]
+"""What is past the edge: nothing, the other side, or the field mirrored at its outermost cells."""
+
+_MODES = {"zeros": "constant", "periodic": "wrap", "reflect": "reflect"}
+
+
+class Convolution(eqx.Module):
+    """A convolution on 1 to 3 axes with an odd kernel, that gives a field on the same grid.
+
+    `n_spatial` axes of space, `in_channels` and `out_channels`; `padding` says what is past the edges. The weights are
+    drawn uniformly within 1/sqrt(number of inputs of one output) by `key`, which is `jax.random.key(0)` if not given.
+    It computes, and answers, in the dtype of its weights: `dtype`, or JAX's default float.
+
+    >>> smooth = Convolution(2, 1, 4, kernel_size=3, padding="periodic")
+    >>> smooth(jnp.ones((1, 8, 6))).shape
+    (4, 8, 6)
+    """
+
+    weight: Float[Array, "out in *kernel"]
+    bias: Float[Array, "out"] | None
+    padding: Padding = eqx.field(static=True)
+
+    def __init__(
+        self,
+        n_spatial: int,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        *,
+        padding: Padding = "zeros",
+        use_bias: bool = True,
+        dtype: jnp.dtype | type | None = None,
+        key: PRNGKeyArray | None = None,
+    ):
+        if n_spatial not in (1, 2, 3):
+            raise ValueError(f"Convolution: `n_spatial` is {n_spatial}, expected 1, 2 or 3 axes of space.")
+        for name, count in (("in_channels", in_channels), ("out_channels", out_channels)):
+            if count < 1:
+                raise ValueError(f"Convolution: `{name}` is {count}, expected at least 1.")
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(
+                f"Convolution: `kernel_size` is {kernel_size}, expected an odd number: the kernel has a cell in its "
+                "middle."
+            )
+        if padding not in get_args(Padding):
+            raise ValueError(f"Convolution: `padding` is {padding!r}, expected one of {', '.join(get_args(Padding))}.")
+        for_weight, for_bias = jax.random.split(jax.random.key(0) if key is None else key)
+        dtype = jnp.result_type(float) if dtype is None else dtype
+        bound = 1 / math.sqrt(in_channels * kernel_size**n_spatial)
+        shape = (out_channels, in_channels, *[kernel_size] * n_spatial)
+        self.weight = jax.random.uniform(for_weight, shape, dtype, -bound, bound)
+        self.bias = jax.random.uniform(for_bias, (out_channels,), dtype, -bound, bound) if use_bias else None
+        self.padding = padding
+
+    @property
+    def kernel_size(self) -> int:
+        return self.weight.shape[-1]
+
+    def __call__(self, x: Float[Array, "in *space"]) -> Float[Array, "out *space"]:
+        """The convolved field, in the dtype of the weights."""
+        self._check(x.shape)
+        space, reach = x.shape[1:], self.kernel_size // 2
+        around = ((0, 0), *[(reach, reach)] * len(space))
+        wide = jnp.pad(x.astype(self.weight.dtype), around, mode=_MODES[self.padding])
+        stacked = _shifted(wide, space, self.kernel_size)
+        weights = jnp.moveaxis(self.weight, 1, -1).reshape(self.weight.shape[0], -1)
+        full = (weights @ stacked).reshape(-1, space[0], *wide.shape[2:])
+        out = full[(slice(None), *map(slice, space))]
+        return out if self.bias is None else out + self.bias.reshape(-1, *[1] * len(space))
+
+    def _check(self, shape: tuple[int, ...]) -> None:
+        n_spatial, channels = self.weight.ndim - 2, self.weight.shape[1]
+        if len(shape) != n_spatial + 1 or shape[0] != channels:
+            raise ValueError(
+                f"Convolution: the field has shape {shape}, expected {channels} channels on {n_spatial} "
+                f"{'axis' if n_spatial == 1 else 'axes'} of space."
+            )
+        reach = self.kernel_size // 2
+        needed = {"zeros": 1, "periodic": max(reach, 1), "reflect": reach + 1}[self.padding]
+        if min(shape[1:]) < needed:
+            raise ValueError(
+                f"Convolution: the grid {shape[1:]} is smaller than the kernel needs: {self.kernel_size} cells with "
+                f"padding {self.padding!r} need {needed} or more along each axis. Use a larger grid, a smaller "
+                "`kernel_size`, or zeros as padding."
+            )
+
+
+def _shifted(wide: Float[Array, "in *wide"], space: tuple[int, ...], size: int) -> Float[Array, "stacked cells"]:
+    """The field through each cell of the kernel: (kernel cells * channels, cells of the grid and those between)."""
+    extents = wide.shape[2:]
+    strides = [math.prod(extents[k:]) for k in range(len(space))]
+    length, tail = space[0] * strides[0], (size - 1) * sum(strides[1:])
+    rows = jnp.pad(wide.reshape(wide.shape[0], -1), ((0, 0), (0, tail)))
+    starts = [sum(map(int.__mul__, shift, strides)) for shift in itertools.product(range(size), repeat=len(space))]
+    return jnp.concatenate([jax.lax.slice_in_dim(rows, start, start + length, axis=1) for start in starts])
