@@ -20,6 +20,9 @@ from vardax.types import (
     CostTerms,
     Grid,
     History,
+    LSTMState1D,
+    LSTMState2D,
+    LSTMState3D,
     Observations,
     Status,
     as_grid,
@@ -508,3 +511,20 @@ def test_observations_do_not_change_with_the_arrays_that_they_were_made_of():
     for array in (*source.values(), extra):
         array += 1.0
     assert eqx.tree_equal(jax.tree.map(np.array, obs), before)
+
+
+@pytest.mark.parametrize(("cls", "space"), [(LSTMState1D, (5,)), (LSTMState2D, (4, 3)), (LSTMState3D, (2, 4, 3))])
+def test_the_memory_of_an_lstm_starts_at_zero(cls, space):
+    state = cls.zeros(space, 6, groups=(7,), dtype=jnp.float32)
+    assert state.h.shape == state.c.shape == (7, *space, 6)
+    assert state.h.dtype == jnp.float32
+    assert not jnp.any(state.h)
+    assert not jnp.any(state.c)
+    assert cls.zeros(space, 6).c.dtype == jnp.result_type(float)
+
+
+def test_a_memory_on_a_grid_of_other_dimensions_is_refused():
+    with pytest.raises(ValueError, match=r"LSTMState2D: `shape` is \(5,\), expected 2 sizes \(H, W\)"):
+        LSTMState2D.zeros(5, 4)
+    with pytest.raises(ValueError, match="`hidden_dim` is 0, expected at least 1"):
+        LSTMState1D.zeros(5, 0)

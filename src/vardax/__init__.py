@@ -120,6 +120,9 @@ if TYPE_CHECKING:
         ConvergenceError,
         ConvergenceWarning,
         Grid,
+        LSTMState1D,
+        LSTMState2D,
+        LSTMState3D,
         Observations,
         Status,
     )
@@ -177,6 +180,9 @@ __all__ = [
     "KStepAdjoint",
     "L63Prior",
     "L96Prior",
+    "LSTMState1D",
+    "LSTMState2D",
+    "LSTMState3D",
     "LaplaceCovariance",
     "LatentForwardModel",
     "LatentHybridFourDVar",
@@ -261,7 +267,7 @@ _HOMES = {
     "training": "eval_step reconstruction_loss train_loss_fn train_step",
     "types": """
         Analysis Batch1D Batch2D Batch2DMultivar Batch3D ConvergenceError ConvergenceWarning Grid
-        Observations Status
+        LSTMState1D LSTMState2D LSTMState3D Observations Status
     """,
     "validation": """
         adjoint_test assert_adjoint_calibrated assert_posterior_agreement covariance_test forward_model_test

@@ -21,6 +21,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
 __all__ = [
     "AbstractBatch",
+    "AbstractLSTMState",
     "Analysis",
     "Batch1D",
     "Batch2D",
@@ -32,6 +33,9 @@ __all__ = [
     "CostTerms",
     "Grid",
     "History",
+    "LSTMState1D",
+    "LSTMState2D",
+    "LSTMState3D",
     "Observations",
     "Status",
     "as_grid",
@@ -42,6 +46,7 @@ __all__ = [
 ]
 
 BatchT = TypeVar("BatchT", bound="AbstractBatch")
+LSTMStateT = TypeVar("LSTMStateT", bound="AbstractLSTMState")
 
 ArrayData: TypeAlias = ArrayLike | Sequence[Any]
 """What becomes an array: an array of JAX or numpy, a number, or nested sequences of numbers."""
@@ -671,6 +676,61 @@ class Analysis(eqx.Module):
         status = Status(int(np.max(np.asarray(self.status))))
         reached = float(np.max(np.asarray(self.gradient_norm)))
         return f"{status.words} (iterations {int(np.max(np.asarray(self.n_iterations)))}, gradient norm {reached:.3g})"
+
+
+class AbstractLSTMState(eqx.Module):
+    """The memory of a convolutional LSTM between two iterations: output `h` and cell `c`.
+
+    Both are (*space, hidden), with the hidden channels as the last axis; (*groups, *space, hidden) where the weights
+    are shared over times or variables, each of which has its own memory.
+    """
+
+    h: Float[Array, "..."]
+    c: Float[Array, "..."]
+
+    axes: eqx.AbstractClassVar[tuple[str, ...]]
+
+    @classmethod
+    def zeros(
+        cls: type[LSTMStateT],
+        shape: int | Sequence[int],
+        hidden_dim: int,
+        *,
+        groups: Sequence[int] = (),
+        dtype: Any = None,
+    ) -> LSTMStateT:
+        """The memory before the first iteration, on a grid of this shape."""
+        space = (shape,) if isinstance(shape, int) else tuple(shape)
+        if len(space) != len(cls.axes):
+            raise ValueError(
+                f"{cls.__name__}: `shape` is {space}, expected {len(cls.axes)} sizes ({', '.join(cls.axes)})."
+            )
+        if hidden_dim < 1:
+            raise ValueError(f"{cls.__name__}: `hidden_dim` is {hidden_dim}, expected at least 1.")
+        zeros = jnp.zeros((*groups, *space, hidden_dim), jnp.result_type(float) if dtype is None else dtype)
+        return cls(zeros, zeros)
+
+
+class LSTMState1D(AbstractLSTMState):
+    """The memory on one axis of space.
+
+    >>> LSTMState1D.zeros(40, hidden_dim=8).h.shape
+    (40, 8)
+    """
+
+    axes: ClassVar[tuple[str, ...]] = ("N",)
+
+
+class LSTMState2D(AbstractLSTMState):
+    """The memory on two axes of space."""
+
+    axes: ClassVar[tuple[str, ...]] = ("H", "W")
+
+
+class LSTMState3D(AbstractLSTMState):
+    """The memory on three axes of space."""
+
+    axes: ClassVar[tuple[str, ...]] = ("D", "H", "W")
 
 
 class ConvergenceWarning(UserWarning):

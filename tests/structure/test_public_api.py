@@ -110,7 +110,6 @@ def promised() -> set[str]:
 
 # Whole modules, or single names, that do not exist yet.
 TO_COME = {
-    "types": "LSTMState1D LSTMState2D",
     "models": """
         FourDVarNet1D FourDVarNet2D FourDVarNet3D AmortizedPosterior AmortizedConfig
     """,
@@ -121,7 +120,6 @@ TO_COME = {
     "training": "amortized_nll_loss_fn amortized_train_step",
     "amortized": PAGE["amortized ★"],
     "cycle": "LatentDACycle EnsembleOfAnalyses EnsembleTransform",
-    "experiments": "fit",
     "": PAGE[""],
 }
 
