@@ -34,6 +34,11 @@ def test_the_cost_and_its_gradient_are_the_dense_ones(prior):
     np.testing.assert_allclose(gradient, expected, rtol=10 * TIGHT)
 
 
+def test_the_derivative_of_the_residual_is_a_square_root_of_the_inverse(prior):
+    slope = np.asarray(jax.jacobian(prior.residual)(jnp.asarray(X)))
+    np.testing.assert_allclose(slope.T @ slope, np.linalg.inv(B), rtol=100 * TIGHT, atol=100 * TIGHT)
+
+
 def test_the_reconstruction_is_the_mean(prior):
     assert isinstance(prior, Prior)
     np.testing.assert_array_equal(prior(jnp.asarray(X)), prior.mean)
@@ -50,9 +55,10 @@ def test_the_reconstruction_is_the_mean(prior):
 )
 def test_any_covariance_will_do(operator):
     matrix = np.asarray(jax.vmap(operator.mv)(jnp.eye(N)), float)
-    cost = GaussianPrior(MEAN, operator).cost(jnp.asarray(X))
+    prior, tight = GaussianPrior(MEAN, operator), 1e-8 if jax.config.jax_enable_x64 else 1e-3
     expected = 0.5 * (X - MEAN) @ np.linalg.solve(matrix, X - MEAN)
-    np.testing.assert_allclose(cost, expected, rtol=1e-8 if jax.config.jax_enable_x64 else 1e-3)
+    np.testing.assert_allclose(prior.cost(jnp.asarray(X)), expected, rtol=tight)
+    np.testing.assert_allclose(0.5 * jnp.sum(prior.residual(jnp.asarray(X)) ** 2), expected, rtol=tight)
 
 
 def test_states_that_are_pytrees_have_the_sum_of_their_blocks():
@@ -62,6 +68,8 @@ def test_states_that_are_pytrees_have_the_sum_of_their_blocks():
     gap = X - MEAN
     expected = 0.5 * (gap[:4] @ np.linalg.solve(B[:4, :4], gap[:4]) + np.sum(gap[4:] ** 2) / 4)
     np.testing.assert_allclose(prior.cost(x), expected, rtol=TIGHT)
+    residual = np.concatenate(jax.tree.leaves(prior.residual(x)))
+    np.testing.assert_allclose(0.5 * residual @ residual, expected, rtol=TIGHT)
     assert jax.tree.structure(prior(x)) == jax.tree.structure(mean)
 
 
@@ -91,6 +99,7 @@ def test_the_cost_has_the_dtype_of_the_state(prior):
     for dtype in ("float32", "float16"):
         x = jnp.asarray(X, dtype)
         assert prior.cost(x).dtype == prior(x).dtype == jax.grad(prior.cost)(x).dtype == dtype
+        assert prior.residual(x).dtype == dtype
 
 
 def test_bad_input_is_refused_in_words(prior):

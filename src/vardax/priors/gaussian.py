@@ -1,6 +1,6 @@
 """The Gaussian prior of classical assimilation, in the place of a learned one.
 
-    cost(x) = ½‖x - x_b‖²_{B⁻¹},     phi(x) = x_b
+    cost(x) = ½‖x - x_b‖²_{B⁻¹} = ½‖residual(x)‖²,     residual(x) = Lᵀ B⁻¹ (x - x_b),     phi(x) = x_b
 
 With it the cost of the learned methods is that of optimal interpolation and 3DVar, so that both can be compared at the
 same minimum. The gradient is B⁻¹(x - x_b): unlike the methods that work in control space, this prior needs B⁻¹ itself,
@@ -16,7 +16,7 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from vardax.covariances.functions import as_covariance, inv_mv
+from vardax.covariances.functions import as_covariance, half, inv_mv
 from vardax.types import concrete_values, float_array
 
 __all__ = ["GaussianPrior"]
@@ -69,12 +69,23 @@ class GaussianPrior(eqx.Module):
 
     def cost(self, x: PyTree[Array]) -> Float[Array, ""]:
         """½‖x - x_b‖²_{B⁻¹}, in the dtype of x."""
+        gap, weighted = self._gap(x)
+        terms = jax.tree.map(lambda v, g: jnp.sum(v.astype(g.dtype) * g), weighted, gap)
+        return 0.5 * jax.tree.reduce(jnp.add, terms)
+
+    def residual(self, x: PyTree[Array]) -> PyTree[Array]:
+        """r = Lᵀ B⁻¹ (x - x_b) with B = L Lᵀ: ½‖r‖² is the cost, and its derivative a square root of B⁻¹, from which
+        least-squares minimisers and posteriors take the Hessian. In the dtype of the state."""
+        _, weighted = self._gap(x)
+        dtype = jnp.result_type(*jax.tree.leaves(x))
+        return jax.tree.map(lambda r: r.astype(dtype), half(self.cov_op).T.mv(weighted))
+
+    def _gap(self, x: PyTree[Array]) -> tuple[PyTree[Array], PyTree[Array]]:
+        """x - x_b in the dtype of x, and B⁻¹ of it in that of B."""
         self._check(x)
         gap = jax.tree.map(lambda leaf, m: leaf - m.astype(leaf.dtype), x, self.mean)
         field = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), gap, self.cov_op.in_structure())
-        weighted = inv_mv(self.cov_op, field)
-        terms = jax.tree.map(lambda v, g: jnp.sum(v.astype(g.dtype) * g), weighted, gap)
-        return 0.5 * jax.tree.reduce(jnp.add, terms)
+        return gap, inv_mv(self.cov_op, field)
 
     def _check(self, x: PyTree[Array]) -> None:
         found, expected = _shapes(x), _shapes(self.mean)
