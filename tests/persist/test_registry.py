@@ -72,6 +72,20 @@ def test_tags_stand_for_models_and_move(registry):
     assert {entry.ref: entry.tags for entry in registry.list()} == {first: ("v1.0",), second: ("best",)}
 
 
+def test_a_removed_model_takes_its_tags_along(registry):
+    first = registry.store(model(), tags=["best", "v1.0"])
+    second = registry.store(model(1), tags=["latest"])
+    registry.remove("best")
+    assert [entry.ref for entry in registry.list()] == [second]
+    for gone in (first, "best", "v1.0"):
+        with pytest.raises(ValueError, match="no model with the ref or tag"):
+            registry.load(gone)
+    with pytest.raises(ValueError, match="no model with the ref or tag"):
+        registry.remove(first)
+    assert not list((registry.root / "incoming").iterdir())
+    assert registry.store(model()) == first
+
+
 def test_a_ref_may_be_shortened(registry):
     ref = registry.store(model())
     assert eqx.tree_equal(registry.load(ref[:8]), model())

@@ -100,6 +100,18 @@ def test_a_model_is_everywhere_whole():
     assert copied["f"] is jax.nn.relu
 
 
+def test_what_is_on_other_devices_is_moved():
+    everywhere = replicate(jnp.arange(3.0), jax.devices()[:2])
+    assert replicate(everywhere, jax.devices()[:1]).sharding.device_set == {jax.devices()[0]}
+    moved = shard_windows(jax.device_put(batch(), jax.devices()[1]), jax.devices()[:2])
+    assert moved.input.sharding.device_set == set(jax.devices()[:2])
+
+
+def test_windows_are_shared_under_jit_too():
+    shared = jax.jit(lambda b: shard_windows(b, jax.devices()[:2]))(replicate(batch(), jax.devices()[:2]))
+    assert [shard.data.shape for shard in shared.input.addressable_shards] == [(2, 2, 3)] * 2
+
+
 def test_other_pytrees_are_split_along_their_first_axes():
     shared = shard_windows((jnp.zeros((4, 1)), "name"), jax.devices()[:2])
     assert [shard.data.shape for shard in shared[0].addressable_shards] == [(2, 1)] * 2

@@ -12,6 +12,7 @@ from vardax.dynamics.lorenz63 import Lorenz63
 from vardax.dynamics.neural_forward import NeuralForward
 from vardax.models.optimal_interpolation import OptimalInterpolation
 from vardax.obs_operators.linear import LinearObs
+from vardax.priors.dynamical import DynamicalPrior
 from vardax.priors.gaussian import GaussianPrior
 from vardax.training.trainable import learned
 
@@ -47,16 +48,17 @@ def test_of_a_learned_4dvar_prior_and_modulator_are_trained():
 
 
 @pytest.mark.parametrize(
-    "prior", [GaussianPrior(jnp.zeros(3), B), {"forward": Lorenz63()}, {"forward": NeuralForward(len, jnp.ones(()))}]
+    "prior", [GaussianPrior(jnp.zeros(3), B), DynamicalPrior(Lorenz63()), {"forward": NeuralForward(len, jnp.ones(()))}]
 )
 def test_what_is_analytic_in_a_prior_is_not(prior):
     assert shapes(solver(prior)) == [(3, 3), (3,)]
 
 
 def test_the_network_of_a_forward_model_is():
-    trained = learned(solver({"forward": NeuralForward(NET, jnp.asarray(0.1))}))
+    trained = learned(solver(DynamicalPrior(NeuralForward(NET, jnp.asarray(0.1)), t0=1.0)))
     assert [leaf.shape for leaf in jax.tree.leaves(trained)] == [(3, 3), (3,)] * 2
-    assert trained.prior["forward"].dt is None
+    assert trained.prior.forward.dt is None
+    assert trained.prior.intervals.t0 is None
 
 
 def test_any_other_model_is_trained_outside_of_what_is_analytic():

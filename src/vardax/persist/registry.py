@@ -129,6 +129,17 @@ class LocalModelRegistry:
             os.replace(written, folder / tag)
             flush_folder(folder)
 
+    def remove(self, ref: Any) -> None:
+        """Remove a stored model and its tags. Whoever is reading it meanwhile gets an error, not half a model."""
+        ref = self._full(ref)
+        for tag in [tag for tag, stored in self._tags().items() if stored == ref]:
+            (self.root / "tags" / tag).unlink(missing_ok=True)
+        self._incoming().mkdir(parents=True, exist_ok=True)
+        leaving = self._incoming() / uuid.uuid4().hex
+        os.rename(self._folder(ref), leaving)
+        flush_folder(self._folder(ref).parent)
+        shutil.rmtree(leaving, ignore_errors=True)
+
     # ------------------------------------------------------------------------------------------------------ reading
 
     def _folder(self, ref: str) -> pathlib.Path:

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from vardax.types import AbstractBatch
+from vardax.types import AbstractBatch, is_traced
 
 __all__ = ["replicate", "shard_windows"]
 
@@ -40,13 +40,21 @@ def shard_windows(batch: Any, devices: Sequence[Any] | None = None) -> Any:
                 f"shard_windows: `batch` has an array of shape {leaf.shape}, expected a first axis (the windows) that "
                 f"{mesh.size} devices can share evenly."
             )
-    shared = eqx.filter_shard(without_times, share)
-    return shared if times is None else _with_times(shared, eqx.filter_shard(times, whole))
+    shared = _placed(without_times, share)
+    return shared if times is None else _with_times(shared, _placed(times, whole))
 
 
 def replicate(tree: T, devices: Sequence[Any] | None = None) -> T:
     """A model or an optimiser's state on each of `devices` (None: all)."""
-    return eqx.filter_shard(tree, NamedSharding(_mesh(devices), PartitionSpec()))
+    return _placed(tree, NamedSharding(_mesh(devices), PartitionSpec()))
+
+
+def _placed(tree: T, sharding: NamedSharding) -> T:
+    """The arrays of a tree where they belong: moved there, wherever they are, or under jit by the compiler."""
+    arrays, rest = eqx.partition(tree, eqx.is_array)
+    if any(map(is_traced, jax.tree.leaves(arrays))):
+        return eqx.filter_shard(tree, sharding)
+    return eqx.combine(jax.device_put(arrays, sharding), rest)
 
 
 def _mesh(devices: Sequence[Any] | None) -> Mesh:

@@ -22,6 +22,7 @@ from jaxtyping import PyTree
 from vardax.dynamics.neural_forward import NeuralForward
 from vardax.models.method import AbstractAnalysisMethod
 from vardax.priors.gaussian import GaussianPrior
+from vardax.priors.intervals import Intervals
 from vardax.protocols import ForwardModel, ObservationOperator
 
 __all__ = ["learned", "learned_leaves"]
@@ -80,5 +81,6 @@ def _marked(node: Any) -> Any:
 def _is_analytic(node: Any) -> bool:
     if isinstance(node, NeuralForward):
         return False
-    analytic = isinstance(node, lx.AbstractLinearOperator | GaussianPrior | ForwardModel | ObservationOperator)
+    kinds = lx.AbstractLinearOperator | GaussianPrior | Intervals | ForwardModel | ObservationOperator
+    analytic = isinstance(node, kinds)
     return analytic or bool(getattr(node, "scaled_by_itself", False))
