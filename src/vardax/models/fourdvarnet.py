@@ -32,7 +32,7 @@ from vardax.minimisers.problem import BatchedProblem, ControlSpaceProblem
 from vardax.minimisers.solver_config import SolverConfig
 from vardax.models.boundary import as_adjoint, as_obs_covariance, as_state, check_moments, check_times
 from vardax.models.latent_slots import as_latent_covariance
-from vardax.models.learned_slots import check_learned_slots, pose_learned, started, state_of
+from vardax.models.learned_slots import check_learned_slots, pose_learned, started, state_of, with_covariance
 from vardax.models.method import AbstractAnalysisMethod
 from vardax.types import Analysis
 
@@ -92,6 +92,17 @@ class FourDVarNet(AbstractAnalysisMethod):
     @property
     def max_steps(self) -> int:
         return self.config.n_steps
+
+    def with_(self, **slots: Any) -> "FourDVarNet":
+        """A new method with some slots replaced; the same structure does not compile again.
+
+        B becomes that of the prior at once: a call with another one then runs the same program.
+        """
+        covariance = slots.get("prior_cov_op")
+        if covariance is not None and self.prior_cov_op is None:
+            prior = with_covariance(slots.get("prior", self.prior), covariance, type(self).__name__)
+            slots = slots | {"prior": prior, "prior_cov_op": None}
+        return super().with_(**slots)
 
     def operand(self, batch: Any) -> PyTree[jax.ShapeDtypeStruct]:
         return entry_of(state_of(self, self.prior, batch))

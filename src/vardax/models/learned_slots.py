@@ -27,7 +27,7 @@ from vardax.minimisers.observed import ObservedSamples, locate, read_samples
 from vardax.minimisers.problem import BatchedProblem
 from vardax.minimisers.solver_config import SolverConfig
 from vardax.minimisers.transforms import Identity
-from vardax.models.boundary import assemble, check_structure, observation_shape, per_sample
+from vardax.models.boundary import as_prior_covariance, assemble, check_structure, observation_shape, per_sample
 from vardax.models.first_states import AbstractFirstState, Interpolated, Zeros, is_of_the_state
 from vardax.obs_operators.linear import LinearObs
 from vardax.types import AbstractBatch, float_array
@@ -38,6 +38,7 @@ __all__ = [
     "posed_prior",
     "started",
     "state_of",
+    "with_covariance",
 ]
 
 
@@ -66,18 +67,29 @@ def check_learned_slots(method: Any) -> None:
 def posed_prior(method: Any) -> Any:
     """The prior with the `forward_adjoint` and the covariance that its method was given."""
     prior, owner = method.prior, type(method).__name__
-    for name, value in (("forward_adjoint", method.forward_adjoint), ("cov_op", method.prior_cov_op)):
-        if value is None:
-            continue
-        if not any(field.name == name for field in dataclasses.fields(prior)):
-            what = {"forward_adjoint": "runs no model", "cov_op": "has no covariance"}[name]
-            slot = {"cov_op": "prior_cov_op"}.get(name, name)
+    if method.forward_adjoint is not None:
+        if not hasattr(prior, "with_forward_adjoint"):
             raise TypeError(
-                f"{owner}: `{slot}` is given, but the prior, {type(prior).__name__}, {what}; "
-                + {"forward_adjoint": "DynamicalPrior does.", "cov_op": "GaussianPrior has one."}[name]
+                f"{owner}: `forward_adjoint` is given, but the prior, {type(prior).__name__}, runs no model; "
+                "DynamicalPrior does."
             )
-        prior = dataclasses.replace(prior, **{name: value})
-    return prior
+        prior = prior.with_forward_adjoint(method.forward_adjoint)
+    return prior if method.prior_cov_op is None else with_covariance(prior, method.prior_cov_op, owner)
+
+
+def with_covariance(prior: Any, prior_cov_op: Any, owner: str) -> Any:
+    """The prior with another B."""
+    if "cov_op" not in getattr(prior, "__dataclass_fields__", {}):
+        raise TypeError(
+            f"{owner}: `prior_cov_op` is given, but the prior, {type(prior).__name__}, has no covariance; "
+            "GaussianPrior has one."
+        )
+    covariance = as_prior_covariance(prior_cov_op)
+    shapes = lambda operator: jax.tree.map(lambda s: tuple(s.shape), operator.out_structure())  # noqa: E731
+    found, expected = shapes(covariance), shapes(prior.cov_op)
+    if found != expected:
+        raise ValueError(f"{owner}: `prior_cov_op` acts on shape {found}, expected {expected}, as the prior's own.")
+    return dataclasses.replace(prior, cov_op=covariance)
 
 
 def _observed_shape(batch: Any) -> tuple[tuple[int, ...], bool, Any] | None:
