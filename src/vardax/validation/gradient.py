@@ -7,8 +7,9 @@ problem, its parts are held against each other as well:
 
     J = ½|χ|² + ½|r|²        v·Hv = |v|² + |r'v|²        u·Hv = v·Hu
 
-with r the whitened residual and H the Gauss-Newton product. With a batch, entries that the mask calls missing get other
-numbers: neither the cost nor the gradient may change.
+with r the whitened residual and H the Gauss-Newton product. |χ|² and |v|² are without those parts of a control whose
+prior is among the r: states with a learned prior, later sub-windows. With a batch, entries that the mask calls missing
+get other numbers: neither the cost nor the gradient may change.
 """
 
 from collections.abc import Callable, Mapping
@@ -174,7 +175,9 @@ def _problem_rows(
     residual = compiled(problem.residual, start)
     misfits = Space.of(residual(start), "problem.residual(x)")
     r, total = misfits.vector(residual(start)), subject.value(subject.x)[0]
-    terms = 0.5 * float(subject.x @ subject.x + r @ r)
+    measured = _measured(problem, space)
+    chi = measured(subject.x)
+    terms = 0.5 * float(chi @ chi + r @ r)
     meaning = "J is not ½|χ|² + ½|r|²: a term is missing or counted twice"
     rows = [Check("cost = its terms", abs(terms - total) / max(abs(total), terms), limits.linear, meaning)]
     if not hasattr(problem, "hessian_product"):
@@ -188,12 +191,20 @@ def _problem_rows(
     steps = halved(step, n_halvings, precision)
     through = lambda x: misfits.vector(residual(space.tree(x)))  # noqa: E731
     quotients = difference_quotients(through, subject.x, v, steps, misfits, precision)
-    expected = v @ v + quotients.derivative @ quotients.derivative
+    expected = measured(v) @ measured(v) + quotients.derivative @ quotients.derivative
     change = max(rms(quotients.derivative), np.finfo(float).tiny)
     limit = max(limits.tangent, 10 * float(np.max(quotients.resolution)) / change)
     meaning = "v·Hv is not |v|² + |r'v|²: the tangent or the adjoint in the Gauss-Newton product is wrong"
     rows.append(Check("Hessian = 1 + GᵀG", float(abs(v @ Hv - expected) / expected), limit, meaning))
     return tuple(rows)
+
+
+def _measured(problem: Any, space: Space) -> Callable[[np.ndarray], np.ndarray]:
+    """The part of a control that ½|χ|² measures: all of it, unless the problem says otherwise."""
+    if not hasattr(problem, "observe") or problem.observe.proper:
+        return lambda chi: chi
+    part = lambda chi: problem.map_samples(lambda sample, c: sample.observe.prior_part(c), chi)  # noqa: E731
+    return lambda chi: space.vector(part(space.tree(chi)))
 
 
 def _missing_rows(subject: _Cost, rng: np.random.Generator, limits: Tolerances) -> tuple[Check, ...]:
