@@ -43,7 +43,7 @@ EXPORTED = [getattr(vardax.models, name) for name in vardax.models.__all__]
 METHODS = [
     cls
     for cls in EXPORTED
-    if issubclass(cls, AbstractAnalysisMethod) and cls is not AbstractAnalysisMethod
+    if isinstance(cls, type) and issubclass(cls, AbstractAnalysisMethod) and cls is not AbstractAnalysisMethod
     and FourDVarNet not in cls.__bases__  # FourDVarNet1D ... only set defaults
 ]  # fmt: skip
 NEEDS_B_INVERSE = [FourDVarNet]  # the gradient of its `GaussianPrior` is B⁻¹ (x - x_b), in state space
