@@ -73,6 +73,15 @@ def test_the_gradient_is_the_adjoint(padding):
     np.testing.assert_allclose(jnp.vdot(by_x, x), value, rtol=TOLERANCE * 10)
 
 
+def test_channels_may_be_the_last_axis():
+    convolution = Convolution(2, 3, 2, 3)
+    x = jnp.asarray(field(3, (4, 6)), DTYPE)
+
+    last = convolution.channels_last(jnp.moveaxis(x, 0, -1))
+
+    np.testing.assert_allclose(jnp.moveaxis(last, -1, 0), convolution(x), atol=TOLERANCE)
+
+
 def test_it_computes_in_the_dtype_of_its_weights():
     convolution = Convolution(1, 1, 1, dtype=jnp.bfloat16)
     assert convolution(jnp.ones((1, 4), jnp.float32)).dtype == jnp.bfloat16
