@@ -88,6 +88,12 @@ if TYPE_CHECKING:
         Posterior,
     )
     from vardax.priors import (
+        BilinAEPrior1D,
+        BilinAEPrior2D,
+        BilinAEPrior2DMultivar,
+        BilinAEPrior3D,
+        ConvAEPrior,
+        ConvAEPrior1D,
         DynamicalPrior,
         DynIncrements,
         DynTrajectory,
@@ -95,6 +101,8 @@ if TYPE_CHECKING:
         IdentityPrior,
         L63Prior,
         L96Prior,
+        MLPAEPrior1D,
+        UNetPrior2D,
     )
     from vardax.protocols import (
         AnalysisStep,
@@ -149,9 +157,15 @@ __all__ = [
     "Batch2D",
     "Batch2DMultivar",
     "Batch3D",
+    "BilinAEPrior1D",
+    "BilinAEPrior2D",
+    "BilinAEPrior2DMultivar",
+    "BilinAEPrior3D",
     "CallableObs",
     "ColumnRetrieval",
     "CompositeObs",
+    "ConvAEPrior",
+    "ConvAEPrior1D",
     "ConvergenceError",
     "ConvergenceWarning",
     "CostFunction",
@@ -193,6 +207,7 @@ __all__ = [
     "LatentThreeDVar",
     "LiftedObservationOperator",
     "LinearObs",
+    "MLPAEPrior1D",
     "MaskedIdentity",
     "Minimiser",
     "MultiInstrumentFusion",
@@ -214,6 +229,7 @@ __all__ = [
     "StrongFourDVar",
     "TemporalPrior",
     "ThreeDVar",
+    "UNetPrior2D",
     "VarDACycle",
     "VarSmootherCycle",
     "WeakFourDVar",
@@ -258,7 +274,8 @@ _HOMES = {
         Posterior
     """,
     "priors": """
-        DynIncrements DynTrajectory DynamicalPrior GaussianPrior IdentityPrior L63Prior L96Prior
+        BilinAEPrior1D BilinAEPrior2D BilinAEPrior2DMultivar BilinAEPrior3D ConvAEPrior ConvAEPrior1D DynIncrements
+        DynTrajectory DynamicalPrior GaussianPrior IdentityPrior L63Prior L96Prior MLPAEPrior1D UNetPrior2D
     """,
     "protocols": """
         AnalysisStep CostFunction ForwardModel GradModulator LatentForwardModel LatentMap Minimiser

@@ -113,9 +113,6 @@ TO_COME = {
     "models": """
         FourDVarNet1D FourDVarNet2D FourDVarNet3D AmortizedPosterior AmortizedConfig
     """,
-    "priors": """
-        BilinAEPrior1D BilinAEPrior2D BilinAEPrior2DMultivar ConvAEPrior1D ConvAEPrior MLPAEPrior1D UNetPrior2D
-    """,
     "grad_mod": PAGE["grad_mod ★"],
     "training": "amortized_nll_loss_fn amortized_train_step",
     "amortized": PAGE["amortized ★"],
