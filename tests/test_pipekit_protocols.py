@@ -20,10 +20,19 @@ from vardax.covariances.diagonal import DiagonalCovariance
 from vardax.cycle.filter import DACycle
 from vardax.cycle.state import DAState
 from vardax.dynamics.discrete import DiscreteForward
+from vardax.grad_mod import IdentityGradMod
 from vardax.latent import LatentPrior
-from vardax.models import AbstractAnalysisMethod, OptimalInterpolation, StrongFourDVar, ThreeDVar
+from vardax.models import (
+    AbstractAnalysisMethod,
+    FourDVarNet,
+    OptimalInterpolation,
+    SolverConfig,
+    StrongFourDVar,
+    ThreeDVar,
+)
 from vardax.obs_operators import CallableObs, LinearObs
 from vardax.primitives import identity_latent_map
+from vardax.priors import GaussianPrior
 from vardax.protocols import AnalysisStep, ForwardModel, ObservationOperator, PosteriorAdapter
 from vardax.types import Batch1D
 
@@ -34,6 +43,7 @@ Y = RANDOM.normal(size=(2, 1, M))
 TIGHT = {"rtol": 1e-6, "atol": 1e-6} if jax.config.jax_enable_x64 else {"rtol": 5e-3, "atol": 5e-3}
 
 DTYPE = jnp.result_type(float).name
+LEARNED = SolverConfig(2000, tol=1e-9 if jax.config.jax_enable_x64 else 1e-6)
 
 
 def examples(contract):
@@ -46,7 +56,8 @@ METHODS = [
     cls
     for cls in (getattr(vardax.models, name) for name in vardax.models.__all__)
     if isinstance(cls, type) and issubclass(cls, AbstractAnalysisMethod) and cls is not AbstractAnalysisMethod
-]
+    and FourDVarNet not in cls.__bases__  # FourDVarNet1D ... only set defaults
+]  # fmt: skip
 
 
 FIRST = (OptimalInterpolation, StrongFourDVar)
@@ -61,8 +72,12 @@ def build(method, obs_op=None, **options):
         "forward": DiscreteForward(lambda x: 0.9 * x, 1.0),
         "model_err_cov_op": DiagonalCovariance(np.full(N, 0.1)),
     }
-    latent = {"latent_map": same, "prior": LatentPrior(same, mean, B)}
-    slots |= latent if "latent_map" in method.__dataclass_fields__ else {"prior_mean": mean, "prior_cov_op": B}
+    if "latent_map" in method.__dataclass_fields__:
+        slots |= {"latent_map": same, "prior": LatentPrior(same, mean, B)}
+    elif "grad_mod" in method.__dataclass_fields__:
+        slots |= {"prior": GaussianPrior(mean, B), "grad_mod": IdentityGradMod(0.03), "config": LEARNED}
+    else:
+        slots |= {"prior_mean": mean, "prior_cov_op": B}
     return method(**{name: slot for name, slot in slots.items() if name in method.__dataclass_fields__}, **options)
 
 

@@ -16,20 +16,30 @@ import optimistix as optx
 import pytest
 
 import vardax.models
-from vardax.covariances import DenseCovariance, DiagonalCovariance
+from vardax.covariances import DenseCovariance, DiagonalCovariance, RepeatedCovariance
 from vardax.dynamics import DiscreteForward
+from vardax.grad_mod import IdentityGradMod
 from vardax.latent import LatentPrior
 from vardax.minimisers import IncrementalConfig, NearestInTime
-from vardax.models import AbstractAnalysisMethod, OptimalInterpolation, StrongFourDVar, ThreeDVar
+from vardax.models import (
+    AbstractAnalysisMethod,
+    FourDVarNet,
+    OptimalInterpolation,
+    SolverConfig,
+    StrongFourDVar,
+    ThreeDVar,
+)
 from vardax.obs_operators import InterpObs
 from vardax.primitives import identity_latent_map
+from vardax.priors import GaussianPrior, IdentityPrior
 from vardax.types import Grid, Observations
 
 EXPORTED = [getattr(vardax.models, name) for name in vardax.models.__all__]
 METHODS = [
     cls
     for cls in EXPORTED
-    if issubclass(cls, AbstractAnalysisMethod) and cls is not AbstractAnalysisMethod
+    if isinstance(cls, type) and issubclass(cls, AbstractAnalysisMethod) and cls is not AbstractAnalysisMethod
+    and FourDVarNet not in cls.__bases__  # FourDVarNet1D ... only set defaults
     and {"prior_cov_op", "obs_cov_op"} <= set(inspect.signature(cls).parameters)
 ]  # fmt: skip
 FAST = (OptimalInterpolation, ThreeDVar, StrongFourDVar)
@@ -55,6 +65,9 @@ M = 0.8 * np.eye(N) + 0.15 * RNG.normal(size=(N, N))
 B, Q = random_covariance(RNG, N), random_covariance(RNG, N, 0.1)
 X_B = RNG.normal(size=(2, N))
 COUNTS = (9, 6)
+# Gradient descent converges with steps below 2 over the largest eigenvalue of the Hessian; this is more than that.
+STEEPEST = np.linalg.eigvalsh(np.linalg.inv(B))[-1] + COUNTS[0] / 0.3**2 / 3
+LEARNED = SolverConfig(6000, tol=1e-13 if X64 else 1e-7)
 
 
 @functools.cache
@@ -86,19 +99,21 @@ class Times(eqx.Module):
 
 def build(method, **options):
     parameters, same = inspect.signature(method).parameters, identity_latent_map(N)
+    learned, latent = "grad_mod" in parameters, "latent_map" in parameters
     mean, covariance = jnp.asarray(X_B[0].reshape(3, 4)), DenseCovariance(B, shape=(3, 4))
     recipes = {
         "forward": DiscreteForward(Times(jnp.asarray(M)), DT),
         "obs_op": InterpObs(Grid([LATITUDE, LONGITUDE], mask=SEA, periodic=(1,))),
-        "prior_mean": mean,
-        "prior_cov_op": covariance,
+        "prior_mean": None if learned else mean,
+        "prior_cov_op": None if learned else covariance,
         "latent_map": same,
-        "prior": LatentPrior(same, mean, covariance),
+        "prior": LatentPrior(same, mean, covariance) if latent else GaussianPrior(mean, covariance),
+        "grad_mod": IdentityGradMod(1 / STEEPEST),
         "obs_cov_op": None,
         "model_err_cov_op": DenseCovariance(Q, shape=(3, 4)),
         "minimiser": optx.GaussNewton(1e-11, 1e-11) if X64 else optx.GaussNewton(1e-5, 1e-5),
-        "config": IncrementalConfig(n_outer=4, n_inner=40, cg_rtol=1e-13, cg_atol=1e-13),
-        "n_steps": N_STEPS,
+        "config": LEARNED if learned else IncrementalConfig(n_outer=4, n_inner=40, cg_rtol=1e-13, cg_atol=1e-13),
+        "n_steps": N_STEPS if "forward" in parameters else None,
         "tol": 1e-10 if X64 else None,
     }
     slots = {name: recipe for name, recipe in recipes.items() if name in parameters}
@@ -236,6 +251,32 @@ def test_a_trajectory_may_be_read_at_the_nearest_entry():
     model = build(StrongFourDVar, time_interpolation=NearestInTime())
     state, _ = dense(StrongFourDVar, sample_points(0), X_B[0], between="nearest")
     np.testing.assert_allclose(model([sample_points(0)])[0].ravel(), state, atol=1e-8)
+
+
+@pytest.mark.x64
+@pytest.mark.slow
+def test_a_learned_method_estimates_a_window_at_its_entries():
+    """x = (x_0, x_1, x_2) with a background and B for all of them, seen by points that lie between them in time."""
+    mean = np.stack([X_B[0], X_B[1], X_B[0]])
+    prior = GaussianPrior(mean.reshape(3, 3, 4), RepeatedCovariance(DenseCovariance(B, shape=(3, 4)), 3))
+    model = build(FourDVarNet, prior=prior, n_steps=N_STEPS, interval=DT)
+    analysis = model.analyse([sample_points(0), sample_points(1)])
+    for which in range(2):
+        obs, G = sample_points(which), []
+        seen = np.flatnonzero(np.asarray(obs.valid))
+        for i in seen:
+            place = (float(obs.time[i]) - START[which]) / DT
+            weight = np.maximum(1 - np.abs(place - np.arange(3)), 0)
+            G.append(np.outer(weight, sampling_row(*np.asarray(obs.coords[i], float))).ravel())
+        G, prior_covariance = np.array(G), np.kron(np.eye(3), B)
+        S = G @ prior_covariance @ G.T + np.diag(np.asarray(obs.error, float)[seen] ** 2)
+        innovation = np.asarray(obs.value, float)[seen] - G @ mean.ravel()
+        expected = mean.ravel() + prior_covariance @ G.T @ np.linalg.solve(S, innovation)
+        np.testing.assert_allclose(analysis.state[which].ravel(), expected, atol=1e-8)
+    with pytest.raises(ValueError, match=r"`n_steps` is 3, expected a state of 4 entries, found \(3, 3, 4\)"):
+        model.with_(n_steps=3)([sample_points(0)])
+    with pytest.raises(ValueError, match="the prior, IdentityPrior, works on any; give `state_signature="):
+        build(FourDVarNet, prior=IdentityPrior())([sample_points(0)])
 
 
 @pytest.mark.x64
