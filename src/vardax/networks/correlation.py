@@ -154,10 +154,10 @@ _correlate_p, _kernels_p = Primitive("vardax_correlate"), Primitive("vardax_kern
 
 def _merged(arguments: Sequence[Array], axes: Sequence[int | None], *, padding: Around) -> tuple[Array, int]:
     """The members of a batch are further samples, unless each has its own kernel."""
-    x, w = arguments
-    if axes[1] is not None:
+    (x, w), (of_x, of_w) = arguments, axes
+    if of_x is None or of_w is not None:
         return _one_by_one(correlate, arguments, axes, padding=padding)
-    x = jnp.moveaxis(x, axes[0], 0)
+    x = jnp.moveaxis(x, of_x, 0)
     y = correlate(x.reshape(-1, *x.shape[2:]), w, padding)
     return y.reshape(*x.shape[:2], *y.shape[1:]), 0
 
