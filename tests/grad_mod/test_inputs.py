@@ -1,0 +1,19 @@
+"""What a network sees."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from vardax.grad_mod.inputs import GradientOnly, StateAndGradient
+
+GRAD, STATE = jnp.full((2, 3), 1.0), jnp.full((2, 3), 7.0)
+
+
+def test_the_state_comes_before_its_gradient():
+    seen = StateAndGradient()(GRAD, STATE)
+    np.testing.assert_array_equal(seen, np.repeat([7.0, 1.0], 2)[:, None] * np.ones((4, 3)))
+    assert len(seen) == StateAndGradient.n_fields * len(STATE)
+
+
+def test_the_gradient_may_be_all():
+    assert GradientOnly()(GRAD, STATE) is GRAD
+    assert GradientOnly.n_fields == 1
