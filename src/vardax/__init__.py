@@ -8,6 +8,7 @@ Where things are, from the data to the report:
 - `adjoints`: how gradients are made
 - `dynamics`: how the state moves; demonstration systems
 - `priors`: what a learned method takes for plausible: models, autoencoders, or a background
+- `grad_mod`: what a learned solver makes of a gradient; `networks`: the layers of all networks
 - `minimisers`: the control-space problem and what solves it
 - `primitives`: costs, BLUE and the control-variable transform as pure functions
 - `latent`: latent maps, and what a method needs to work on few numbers instead of on the state
@@ -43,6 +44,14 @@ if TYPE_CHECKING:
         to_optimistix_adjoint,
     )
     from vardax.cycle import DACycle, DAState, SmootherCycle, VarDACycle, VarSmootherCycle
+    from vardax.grad_mod import (
+        AttentionGradMod,
+        ConvLSTMGradMod1D,
+        ConvLSTMGradMod2D,
+        ConvLSTMGradMod3D,
+        IdentityGradMod,
+        MLPGradMod,
+    )
     from vardax.latent import (
         EncodedForwardModel,
         LatentPrior,
@@ -152,6 +161,7 @@ __all__ = [
     "AbstractAdjoint",
     "Analysis",
     "AnalysisStep",
+    "AttentionGradMod",
     "AveragingKernel",
     "Batch1D",
     "Batch2D",
@@ -166,6 +176,9 @@ __all__ = [
     "CompositeObs",
     "ConvAEPrior",
     "ConvAEPrior1D",
+    "ConvLSTMGradMod1D",
+    "ConvLSTMGradMod2D",
+    "ConvLSTMGradMod3D",
     "ConvergenceError",
     "ConvergenceWarning",
     "CostFunction",
@@ -184,6 +197,7 @@ __all__ = [
     "GaussianPrior",
     "GradModulator",
     "Grid",
+    "IdentityGradMod",
     "IdentityPrior",
     "ImplicitAdjoint",
     "IncrementalConfig",
@@ -208,6 +222,7 @@ __all__ = [
     "LiftedObservationOperator",
     "LinearObs",
     "MLPAEPrior1D",
+    "MLPGradMod",
     "MaskedIdentity",
     "Minimiser",
     "MultiInstrumentFusion",
@@ -259,6 +274,9 @@ _HOMES = {
         to_diffrax_adjoint to_optimistix_adjoint
     """,
     "cycle": "DACycle DAState SmootherCycle VarDACycle VarSmootherCycle",
+    "grad_mod": """
+        AttentionGradMod ConvLSTMGradMod1D ConvLSTMGradMod2D ConvLSTMGradMod3D IdentityGradMod MLPGradMod
+    """,
     "latent": "EncodedForwardModel LatentPrior LiftedObservationOperator NeuralLatentForwardModel",
     "models": """
         FourDVarNet IncrementalConfig IncrementalFourDVar LatentHybridFourDVar LatentStrongFourDVar LatentThreeDVar

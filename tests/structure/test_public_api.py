@@ -113,7 +113,6 @@ TO_COME = {
     "models": """
         FourDVarNet1D FourDVarNet2D FourDVarNet3D AmortizedPosterior AmortizedConfig
     """,
-    "grad_mod": PAGE["grad_mod ★"],
     "training": "amortized_nll_loss_fn amortized_train_step",
     "amortized": PAGE["amortized ★"],
     "cycle": "LatentDACycle EnsembleOfAnalyses EnsembleTransform",
