@@ -83,7 +83,7 @@ def exact_slope():
     return np.concatenate([np.ravel(leaf) for leaf in jax.grad(exact_loss)(INPUTS)])
 
 
-UNROLLED = [optx.RecursiveCheckpointAdjoint(), DirectAdjoint(), KStepAdjoint(STEPS)]
+UNROLLED = [optx.RecursiveCheckpointAdjoint(), optx.RecursiveCheckpointAdjoint(3), DirectAdjoint(), KStepAdjoint(STEPS)]
 TRUNCATED = [OneStepAdjoint(), KStepAdjoint(4), optx.ImplicitAdjoint()]
 
 
@@ -145,7 +145,7 @@ def test_a_tolerance_is_a_rule_for_every_adjoint():
     analysis = net(DirectAdjoint(), 400, tol=1e-6).analyse(Batch1D(Y, np.ones(Y.shape)))
     assert np.all(analysis.converged)
     assert np.all(np.asarray(analysis.status) == Status.CONVERGED)
-    assert np.all((1 < np.asarray(analysis.n_iterations)) & (np.asarray(analysis.n_iterations) < 400))
+    assert np.all((np.asarray(analysis.n_iterations) > 1) & (np.asarray(analysis.n_iterations) < 400))
     assert np.all(np.asarray(analysis.residual) <= 1e-6)
 
 
@@ -188,7 +188,9 @@ def test_the_memory_does_not_grow_with_the_number_of_steps(adjoint):
 
 @pytest.mark.slow
 def test_the_memory_of_unrolled_gradients_grows_and_checkpoints_bound_it():
+    """In states: all that the steps computed, the state before each of them, or few states."""
     direct = bytes_kept(DirectAdjoint(), 64)
-    checkpointed = bytes_kept(optx.RecursiveCheckpointAdjoint(), 64)
-    assert direct > 64, direct  # at least one state a step
-    assert checkpointed < 0.5 * direct, (checkpointed, direct)
+    each_step = bytes_kept(optx.RecursiveCheckpointAdjoint(), 64)
+    few = bytes_kept(optx.RecursiveCheckpointAdjoint(4), 64)
+    assert few < 24 < 64 < each_step < direct, (few, each_step, direct)
+    assert each_step < 64 + 24, each_step

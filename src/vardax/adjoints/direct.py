@@ -49,8 +49,17 @@ def _unrolled(cond_fun: Callable, body_fun: Callable, init: PyTree, *, max_steps
     return scan_steps(lambda _, carry: cond_fun(carry), lambda _, carry: body_fun(carry), init, jnp.arange(max_steps))
 
 
-def scan_steps(going: Callable, step: Callable, start: PyTree, indices: Array) -> PyTree:
+def scan_steps(
+    going: Callable,
+    step: Callable,
+    start: PyTree,
+    indices: Array,
+    *,
+    keep: Callable[[Callable], Callable] = lambda f: f,
+) -> PyTree:
     """carry -> `step(i, carry)` for each of the indices for which `going(i, carry)`, from `start`.
+
+    `keep` says what of a step is kept for its derivative: everything, or with `jax.checkpoint` the carry before it.
 
     A step that is not taken is not computed either, unless another member of a batch takes it; then it runs at the
     start, where it is known to be harmless: no NaN of a finished solve meets the zero of its cotangent.
@@ -67,7 +76,7 @@ def scan_steps(going: Callable, step: Callable, start: PyTree, indices: Array) -
 
         return jax.lax.cond(_anywhere(taken), take, lambda carry: carry, carry), None
 
-    carry, _ = jax.lax.scan(one, arrays, indices)
+    carry, _ = jax.lax.scan(keep(one), arrays, indices)
     return eqx.combine(carry, static)
 
 

@@ -3,13 +3,17 @@
 `learned_analysis` makes all steps inside one traced computation and returns an `Analysis`; `iterate_learned` is driven
 from the host. The cost is a function of the state x = x_b + chi, which is what a modulator was trained to see.
 
-How the result is differentiated is the adjoint's. All but one differentiate steps. `ImplicitAdjoint` differentiates the
-fixed point of the step that is made, (x, h) = step(x, h), by the implicit function theorem. (That of ∇J = 0 would know
-nothing of the modulator, and be wrong where the modulator rests elsewhere.) Its derivative is exact at a fixed point,
-and off by as much as the iteration has not reached it: `Analysis.residual` is the last step relative to the state.
+How the result is differentiated is the adjoint's. All but one differentiate steps. `RecursiveCheckpointAdjoint()` keeps
+the state and the memory before each, and makes each once more on the way back; with a number of `checkpoints` below
+that of the steps it is optimistix's, which keeps so many of them and makes the steps between several times.
+
+`ImplicitAdjoint` differentiates the fixed point of the step that is made, (x, h) = step(x, h), by the implicit function
+theorem. (That of ∇J = 0 would know nothing of the modulator, and be wrong where the modulator rests elsewhere.) Its
+derivative is exact at a fixed point, and off by as much as the iteration has not reached it: `Analysis.residual` is the
+last step relative to the state.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import equinox as eqx
@@ -19,7 +23,7 @@ import lineax as lx
 import optimistix as optx
 from jaxtyping import Array, Bool, Float, PyTree
 
-from vardax.adjoints.direct import stop_gradient
+from vardax.adjoints.direct import scan_steps, stop_gradient
 from vardax.minimisers.learned import (
     LearnedMinimiser,
     LearnedRecord,
@@ -64,8 +68,26 @@ def learned_analysis(
     return _analysis(problem, x, record, tol)
 
 
+class _EveryStepOnce(optx.AbstractAdjoint):
+    """The unrolled derivative, from the carry before each step: learned solvers make few, of many bytes each."""
+
+    def apply(self, primal_fn: Callable, rewrite_fn: Callable, inputs: PyTree, tags: frozenset[object]) -> PyTree:
+        del rewrite_fn, tags
+
+        def loop(cond_fun: Callable, body_fun: Callable, init: PyTree, *, max_steps: int) -> PyTree:
+            going, step = (lambda _, carry: cond_fun(carry)), (lambda _, carry: body_fun(carry))
+            return scan_steps(going, step, init, jnp.arange(max_steps), keep=jax.checkpoint)
+
+        return primal_fn((*inputs, loop))
+
+
 def _solve(given: tuple[ControlSpaceProblem, LearnedMinimiser, PyTree[Array]], adjoint: optx.AbstractAdjoint) -> Any:
     problem, solver, first = given
+    if (
+        isinstance(adjoint, optx.RecursiveCheckpointAdjoint)
+        and (adjoint.checkpoints or solver.n_steps) >= solver.n_steps
+    ):
+        adjoint = _EveryStepOnce()
     return optx.minimise(
         state_cost, solver, first, problem, has_aux=True, max_steps=solver.n_steps, adjoint=adjoint, throw=False
     )
