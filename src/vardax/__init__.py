@@ -60,6 +60,9 @@ if TYPE_CHECKING:
     )
     from vardax.models import (
         FourDVarNet,
+        FourDVarNet1D,
+        FourDVarNet2D,
+        FourDVarNet3D,
         IncrementalConfig,
         IncrementalFourDVar,
         LatentHybridFourDVar,
@@ -70,6 +73,11 @@ if TYPE_CHECKING:
         StrongFourDVar,
         ThreeDVar,
         WeakFourDVar,
+        one_step_solve_4dvarnet_1d,
+        one_step_solve_4dvarnet_2d,
+        solve_4dvarnet_1d,
+        solve_4dvarnet_1d_fixedpoint,
+        solve_4dvarnet_2d,
     )
     from vardax.obs_operators import (
         AveragingKernel,
@@ -192,6 +200,9 @@ __all__ = [
     "EnsembleCovariance",
     "ForwardModel",
     "FourDVarNet",
+    "FourDVarNet1D",
+    "FourDVarNet2D",
+    "FourDVarNet3D",
     "GaussNewtonHessian",
     "GaussianMarkLikelihood",
     "GaussianPrior",
@@ -259,8 +270,13 @@ __all__ = [
     "interp_obs_from_coords",
     "is_linear",
     "observation_operator_test",
+    "one_step_solve_4dvarnet_1d",
+    "one_step_solve_4dvarnet_2d",
     "reconstruction_loss",
     "simulation_based_calibration",
+    "solve_4dvarnet_1d",
+    "solve_4dvarnet_1d_fixedpoint",
+    "solve_4dvarnet_2d",
     "taylor_test",
     "to_diffrax_adjoint",
     "to_optimistix_adjoint",
@@ -279,8 +295,10 @@ _HOMES = {
     """,
     "latent": "EncodedForwardModel LatentPrior LiftedObservationOperator NeuralLatentForwardModel",
     "models": """
-        FourDVarNet IncrementalConfig IncrementalFourDVar LatentHybridFourDVar LatentStrongFourDVar LatentThreeDVar
-        OptimalInterpolation SolverConfig StrongFourDVar ThreeDVar WeakFourDVar
+        FourDVarNet FourDVarNet1D FourDVarNet2D FourDVarNet3D IncrementalConfig IncrementalFourDVar LatentHybridFourDVar
+        LatentStrongFourDVar LatentThreeDVar OptimalInterpolation SolverConfig StrongFourDVar ThreeDVar WeakFourDVar
+        one_step_solve_4dvarnet_1d one_step_solve_4dvarnet_2d solve_4dvarnet_1d solve_4dvarnet_1d_fixedpoint
+        solve_4dvarnet_2d
     """,
     "obs_operators": """
         AveragingKernel CallableObs ColumnRetrieval CompositeObs InstrumentRegistry InstrumentSpec InterpObs LinearObs

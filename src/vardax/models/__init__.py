@@ -7,6 +7,10 @@ latent vector, which decodes to the state (`vardax.latent`). Each has
 `model(batch)`, `analyse`, `analyse_one`, `iterate`, `posterior`, `with_`, `as_analysis_step`. `AbstractAnalysisMethod`
 is what a method subclasses, `MethodAnalysisStep` a method as the update of a cycle.
 
+`FourDVarNet` learns both its prior and its solver; `FourDVarNet1D`, `2D` and `3D` have default networks, `SolverConfig`
+the settings of the iteration, and `solve_4dvarnet_1d` and its siblings are the same as functions. It starts where
+`Interpolated()`, `Observed()` or `Zeros()` says.
+
 The methods of a window estimate more than a state with `joint=`: a `JointControl` of parameters, a `ForcingBias`, an
 `ObservationBias` or an `InstrumentBias`, or several. `terms=` adds further terms to the cost, such as `DigitalFilter`.
 """
@@ -18,6 +22,13 @@ from vardax.models.biases import ForcingBias, InstrumentBias, ObservationBias
 from vardax.models.digital_filter import DigitalFilter
 from vardax.models.first_states import AbstractFirstState, Interpolated, Observed, Zeros
 from vardax.models.fourdvarnet import FourDVarNet
+from vardax.models.functional_4dvarnet import (
+    one_step_solve_4dvarnet_1d,
+    one_step_solve_4dvarnet_2d,
+    solve_4dvarnet_1d,
+    solve_4dvarnet_1d_fixedpoint,
+    solve_4dvarnet_2d,
+)
 from vardax.models.incremental_fourdvar import IncrementalFourDVar
 from vardax.models.joint_control import AbstractJointControl, JointControl
 from vardax.models.latent_hybrid_fourdvar import LatentHybridFourDVar
@@ -26,6 +37,7 @@ from vardax.models.latent_threedvar import LatentThreeDVar
 from vardax.models.method import AbstractAnalysisMethod
 from vardax.models.optimal_interpolation import OptimalInterpolation
 from vardax.models.recompilation import RecompilationWarning
+from vardax.models.sized_fourdvarnets import FourDVarNet1D, FourDVarNet2D, FourDVarNet3D
 from vardax.models.strong_fourdvar import StrongFourDVar
 from vardax.models.threedvar import ThreeDVar
 from vardax.models.weak_fourdvar import WeakFourDVar
@@ -37,6 +49,9 @@ __all__ = [
     "DigitalFilter",
     "ForcingBias",
     "FourDVarNet",
+    "FourDVarNet1D",
+    "FourDVarNet2D",
+    "FourDVarNet3D",
     "IncrementalConfig",
     "IncrementalFourDVar",
     "InstrumentBias",
@@ -55,4 +70,9 @@ __all__ = [
     "ThreeDVar",
     "WeakFourDVar",
     "Zeros",
+    "one_step_solve_4dvarnet_1d",
+    "one_step_solve_4dvarnet_2d",
+    "solve_4dvarnet_1d",
+    "solve_4dvarnet_1d_fixedpoint",
+    "solve_4dvarnet_2d",
 ]
