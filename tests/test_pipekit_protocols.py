@@ -164,9 +164,13 @@ class ForeignStep:
 
 
 FOREIGN_OPERATORS = [*(ForeignOperator(kind) for kind in ("matrix", "numpy", "function", "lineax")), WithoutLinearize()]
-# Every method with two of them, and every one of them with two methods: each pair compiles.
+# Every one of them with optimal interpolation, which linearises, and every method with one of them: each pair compiles.
 BOTH_KINDS = (FOREIGN_OPERATORS[0], FOREIGN_OPERATORS[-1])
-PAIRS = [(m, o) for m in METHODS for o in FOREIGN_OPERATORS if m in FIRST or o in BOTH_KINDS]
+PAIRS = [
+    *((OptimalInterpolation, o) for o in FOREIGN_OPERATORS),
+    *((StrongFourDVar, o) for o in BOTH_KINDS),
+    *((m, FOREIGN_OPERATORS[0]) for m in METHODS if m not in FIRST),
+]
 
 
 @pytest.mark.parametrize(
@@ -182,7 +186,8 @@ def test_a_foreign_operator_works_in_every_method(method, operator):
     batch = Batch1D.from_observations(Y)
     model = build(method, operator)
     assert_alike(model(batch), build(method)(batch))
-    assert_alike(model.posterior(batch).std(), build(method).posterior(batch).std())
+    if method in FIRST:
+        assert_alike(model.posterior(batch).std(), build(method).posterior(batch).std())
     assert isinstance(operator, ObservationOperator) == hasattr(operator, "linearize")
 
 
@@ -261,7 +266,8 @@ def test_foreign_covariances_work_in_every_method(method):
     prior, errors = (ForeignCovariance(jnp.asarray(a)) for a in (0.5 * np.eye(N) + 0.2, 0.3 * np.eye(M)))
     model = ours.with_(prior_cov_op=prior, obs_cov_op=errors)
     assert_alike(model(batch), ours(batch))
-    assert_alike(model.posterior(batch).std(), ours.posterior(batch).std())
+    if method in FIRST:
+        assert_alike(model.posterior(batch).std(), ours.posterior(batch).std())
 
 
 def test_a_foreign_model_may_be_a_module_with_parameters():
