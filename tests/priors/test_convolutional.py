@@ -45,6 +45,7 @@ def test_it_is_a_latent_map_with_a_signature(circle):
     np.testing.assert_allclose(anywhere(X), circle(X), atol=CLOSE)
 
 
+@pytest.mark.slow
 def test_an_analysis_runs_in_its_latent_space(circle):
     truth = circle.decode(jnp.asarray(RANDOM.normal(size=(2, 6))))
     latent = LatentPrior(circle, jnp.zeros((2, 6)), DiagonalCovariance(np.full((2, 6), 4.0)))
