@@ -9,7 +9,6 @@ import functools
 import inspect
 import re
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
@@ -199,9 +198,8 @@ def test_a_truncated_run_is_never_worse_than_the_background(method):
 
 
 @every_method
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_the_problem_passes_the_gradient_test(method, dtype):
-    case = twin(method, dtype)
+def test_the_problem_passes_the_gradient_test(method):
+    case = twin(method, jnp.result_type(float).name)
     report = gradient_test(case.build(prior_mean=case.xb), batch=case.batch())
     assert report, str(report)
     assert {"mask, cost", "mask, gradient", "Hessian = 1 + GᵀG"} <= {row.name for row in report.rows}
@@ -277,27 +275,18 @@ def test_samples_do_not_see_each_other(method):
 def test_a_method_is_deterministic(method):
     case = twin(method)
     model = case.build()
-    assert leaves_equal(model.analyse(case.batch()), model.analyse(case.batch()))
+    first, second = (model.analyse(case.batch(), background=case.xb) for _ in range(2))
+    assert leaves_equal(first, second)
 
 
 @every_method
-def test_a_method_goes_through_jit(method):
-    case = twin(method)
-    model = case.build(prior_mean=case.xb)
-    found = eqx.filter_jit(lambda m, b: m(b))(model, case.batch())
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(model(case.batch())), strict=True):
-        np.testing.assert_allclose(a, b, atol=5e-3)
-
-
-@every_method
-def test_one_sample_is_a_sample_of_the_batch_and_goes_through_vmap(method):
+def test_one_sample_is_a_sample_of_the_batch_and_goes_through_vmap_and_jit(method):
     case = twin(method)
     model, batch = case.build(), case.batch()
     y = jnp.asarray(case.y if takes_window(method) else case.y[:, 0], case.dtype)
     one = lambda y, background: state_of(model.analyse_one(y, background=background))  # noqa: E731
     together = state_of(model.analyse(batch, background=case.xb))
-    np.testing.assert_allclose(jax.vmap(one)(y, case.xb), together, atol=5e-3)
-    np.testing.assert_allclose(one(y[1], case.xb[1]), together[1], atol=5e-3)
+    np.testing.assert_allclose(jax.jit(jax.vmap(one))(y, case.xb), together, atol=5e-3)
     sample = model.analyse_one(batch.sample(2), background=case.xb[2])
     np.testing.assert_allclose(state_of(sample), together[2], atol=5e-3)
     assert sample.n_iterations.shape == ()
@@ -306,9 +295,9 @@ def test_one_sample_is_a_sample_of_the_batch_and_goes_through_vmap(method):
 @every_method
 @pytest.mark.x64
 def test_the_gradient_of_the_analysis_is_that_of_differences(method):
+    """Also where observations are missing: there it is zero, and no NaN spreads from there."""
     case = twin(method, "float64")
-    observed = np.isfinite(case.y)
-    B, y = jnp.asarray(background_covariance()), jnp.asarray(np.where(observed, case.y, 0))
+    B, y = jnp.asarray(background_covariance()), jnp.asarray(case.y)
 
     def total(p):
         """A smooth number made of the analysis, as a function of perturbations p of everything that goes into it."""
@@ -319,7 +308,7 @@ def test_the_gradient_of_the_analysis_is_that_of_differences(method):
             tol=1e-11,
             max_steps=2000,
         )
-        return jnp.sum(jnp.sin(state_of(model.analyse(Batch1D(y + p["observations"], observed)))))
+        return jnp.sum(jnp.sin(state_of(model.analyse(Batch1D.from_observations(y + p["observations"])))))
 
     start = {
         "observations": jnp.zeros(y.shape),
@@ -333,18 +322,7 @@ def test_the_gradient_of_the_analysis_is_that_of_differences(method):
         ahead, behind = (total({**start, name: zero + sign * 1e-4 * direction}) for sign in (1, -1))
         found = jnp.sum(slope[name] * direction)
         np.testing.assert_allclose(found, (ahead - behind) / 2e-4, rtol=1e-5, atol=1e-7, err_msg=name)
-    np.testing.assert_array_equal(np.asarray(slope["observations"])[~observed], 0.0)
-
-
-@every_method
-def test_gradients_are_finite_where_observations_are_missing(method):
-    case = twin(method)
-    model = case.build(prior_mean=case.xb)
-    loss = lambda y: jnp.sum(state_of(model.analyse(Batch1D.from_observations(y))))  # noqa: E731
-    slope = np.asarray(jax.grad(loss)(jnp.asarray(case.y, case.dtype)))
-    assert np.all(np.isfinite(slope))
-    np.testing.assert_array_equal(slope[~np.isfinite(case.y)], 0.0)
-    assert np.any(slope != 0)
+    np.testing.assert_array_equal(np.asarray(slope["observations"])[np.isnan(case.y)], 0.0)
 
 
 @every_method
@@ -375,7 +353,8 @@ def test_new_data_do_not_compile_again(method, count_compilations):
 def test_a_first_call_compiles_few_programs(method, count_compilations):
     """One program for the analysis; the others are a handful of tiny conversions."""
     case = twin(method)
-    model, batch = case.build(prior_mean=case.xb[:3]), case.batch(case.y[:3])
+    model, batch = case.build(prior_mean=case.xb), case.batch()
+    jax.clear_caches()
     with count_compilations() as compiled:
         model(batch)
     assert sum(name not in ("", "None") and "analyse" in name for name in compiled.names) <= 1, compiled.names
@@ -408,14 +387,6 @@ def test_the_analysis_keeps_the_batch_axis(method):
     if takes_window(method):
         assert analysis.trajectory.shape == (SAMPLES, INTERVALS + 1, N)
         np.testing.assert_allclose(analysis.trajectory[:, 0], state_of(analysis), atol=1e-6)
-
-
-@every_method
-def test_one_background_serves_all_samples(method):
-    case = twin(method)
-    alone = case.build().analyse(case.batch(), background=case.xb[0])
-    repeated = case.build().analyse(case.batch(), background=jnp.broadcast_to(case.xb[0], (SAMPLES, N)))
-    np.testing.assert_allclose(state_of(alone), state_of(repeated), atol=1e-5)
 
 
 @every_method
