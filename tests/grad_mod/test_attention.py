@@ -20,7 +20,7 @@ def run():
 
 
 def noise(*shape, seed=0):
-    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), DTYPE)
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape).astype(DTYPE))
 
 
 def unit(x):
@@ -33,7 +33,9 @@ def test_one_head_is_its_closed_form(run):
 
     m = jax.tree.map(np.asarray, modulator)
     t = np.concatenate([state, grad]).T @ m.embed.T
-    scores = unit(t @ m.to_query.T) @ unit(t @ m.to_key.T).T / 2 + np.asarray(modulator.bias((5,)))[0]
+    scores = (
+        unit(t @ m.to_query.T) @ unit(t @ m.to_key.T).T / 2 + np.asarray(jax.jit(lambda b: b((5,)))(modulator.bias))[0]
+    )
     weights = np.exp(scores) / np.sum(np.exp(scores), axis=1, keepdims=True)
     y = t + weights @ (t @ m.to_value.T) @ m.mix.T
     expected = (y + np.tanh(y @ m.widen.T) @ m.narrow.T) @ m.readout.T
@@ -42,8 +44,8 @@ def test_one_head_is_its_closed_form(run):
 
 def test_without_offsets_places_may_be_in_any_order(run):
     modulator = AttentionGradMod(2, 4, 2)
-    modulator = eqx.tree_at(lambda m: m.bias.weight, modulator, replace_fn=jnp.zeros_like)
-    grad, state, order = noise(2, 5), noise(2, 5, seed=1), jnp.array([3, 0, 4, 1, 2])
+    modulator = eqx.tree_at(lambda m: m.bias.weight, modulator, replace_fn=lambda w: 0.0 * w)
+    grad, state, order = noise(2, 5), noise(2, 5, seed=1), [3, 0, 4, 1, 2]
     moved = run(modulator, grad[:, order], state[:, order])
     np.testing.assert_allclose(moved, run(modulator, grad, state)[:, order], atol=CLOSE)
 
@@ -52,25 +54,26 @@ def test_without_offsets_places_may_be_in_any_order(run):
 def test_on_periodic_axes_the_update_moves_with_the_field(run, patch_size):
     modulator = AttentionGradMod(2, 4, 2, n_spatial=2, periodic=True, patch_size=patch_size)
     grad, state = noise(2, 4, 6), noise(2, 4, 6, seed=1)
-    rolled = lambda x: jnp.roll(x, (2, 4), (1, 2))  # noqa: E731
+    rolled = lambda x: jnp.asarray(np.roll(x, (2, 4), (1, 2)))  # noqa: E731
     moved = run(modulator, rolled(grad), rolled(state))
     np.testing.assert_allclose(moved, rolled(run(modulator, grad, state)), atol=CLOSE)
 
 
-@pytest.mark.parametrize("shape", [(3, 6), (3, 4, 6), (3, 2, 4, 2)])
+@pytest.mark.parametrize("shape", [(2, 4, 6), (2, 2, 4, 2)])
 def test_patches_go_back_to_where_they_came_from(run, shape):
     """With nothing between embedding and readout, and both the identity, the update is the gradient."""
-    given = 3 * 2 ** (len(shape) - 1)
-    modulator = AttentionGradMod(3, given, 1, n_spatial=len(shape) - 1, patch_size=2, inputs=GradientOnly())
-    nothing = jnp.zeros((given, given), DTYPE)
+    given = 2 * 2 ** (len(shape) - 1)
+    modulator = AttentionGradMod(2, given, 1, n_spatial=len(shape) - 1, patch_size=2, inputs=GradientOnly())
     parts = lambda m: (m.embed, m.readout, m.mix, m.narrow)  # noqa: E731
-    identity = jnp.eye(given, dtype=DTYPE)
-    modulator = eqx.tree_at(parts, modulator, (identity, identity, nothing, jnp.zeros((given, 2 * given), DTYPE)))
+    identity, nothing, narrow = (np.eye(given), np.zeros((given, given)), np.zeros((given, 2 * given)))
+    modulator = eqx.tree_at(
+        parts, modulator, tuple(jnp.asarray(a, DTYPE) for a in (identity, identity, nothing, narrow))
+    )
     np.testing.assert_allclose(run(modulator, noise(*shape), noise(*shape)), noise(*shape), atol=CLOSE)
 
 
 def test_weights_shared_over_times_are_a_loop_over_them(run):
-    modulator = AttentionGradMod(hidden_dim=4, n_heads=2)
+    modulator = AttentionGradMod(1, 4, 2)
     grad, state = noise(3, 5), noise(3, 5, seed=1)
     update = run(modulator, grad, state)
     for t in range(3):
@@ -84,7 +87,7 @@ def test_weights_shared_over_times_are_a_loop_over_them(run):
         (lambda: AttentionGradMod(1, 4, n_spatial=4), "`n_spatial` is 4, expected 1, 2 or 3"),
         (lambda: AttentionGradMod(patch_size=0), "AttentionGradMod: `patch_size` is 0"),
         (
-            lambda: AttentionGradMod(1, 4, 2, patch_size=2)(jnp.ones((1, 5)), jnp.ones((1, 5)), None),
+            lambda: AttentionGradMod(1, 4, 2, patch_size=2)(noise(1, 5), noise(1, 5), None),
             r"the grid \(5,\) is not a multiple of `patch_size`, 2; choose one that divides it, or 1",
         ),
     ],

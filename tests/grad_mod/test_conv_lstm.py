@@ -22,12 +22,12 @@ def run():
 
 
 def noise(*shape, seed=0):
-    return np.random.default_rng(seed).standard_normal(shape)
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape).astype(DTYPE))
 
 
 def livened(modulator):
     """Weights large enough that every term of the recursion matters."""
-    return jax.tree.map(lambda leaf: 3.0 * leaf if eqx.is_array(leaf) else leaf, modulator)
+    return jax.tree.map(lambda leaf: jnp.asarray(3 * np.asarray(leaf)) if eqx.is_array(leaf) else leaf, modulator)
 
 
 def around(convolution, x):
@@ -56,24 +56,22 @@ def by_hand(modulator, seen, h, c):
 def test_three_iterations_are_those_of_an_lstm(run, inputs):
     modulator = livened(ConvLSTMGradMod2D(2, 3, inputs=inputs, padding="periodic"))
     state = noise(2, 4, 5)
-    carry, h, c = modulator.init_carry(jnp.asarray(state, DTYPE)), np.zeros((3, 4, 5)), np.zeros((3, 4, 5))
+    carry, h, c = modulator.init_carry(state), np.zeros((3, 4, 5)), np.zeros((3, 4, 5))
     for k in range(3):
         grad = noise(2, 4, 5, seed=k + 1)
-        update, carry = run(modulator, jnp.asarray(grad, DTYPE), jnp.asarray(state, DTYPE), carry)
+        update, carry = run(modulator, grad, state, carry)
         seen = np.concatenate([state, grad]) if inputs.n_fields == 2 else grad
         expected, h, c = by_hand(modulator, seen, h, c)
         np.testing.assert_allclose(update, expected, atol=CLOSE)
-        np.testing.assert_allclose(jnp.moveaxis(carry.h, -1, 0), h, atol=CLOSE)
-        np.testing.assert_allclose(jnp.moveaxis(carry.c, -1, 0), c, atol=CLOSE)
+        np.testing.assert_allclose(np.moveaxis(carry.h, -1, 0), h, atol=CLOSE)
+        np.testing.assert_allclose(np.moveaxis(carry.c, -1, 0), c, atol=CLOSE)
 
 
 def test_downsampling_takes_means_and_interpolates_back(run):
     """11 cells are continued to 12 by the last one; six means; interpolated at 12 places, the last cut off."""
     modulator = livened(ConvLSTMGradMod1D(2, 3, 1, downsampling=2, upsampling=CornerAligned(), inputs=GradientOnly()))
     grad = noise(2, 11)
-    update, carry = run(
-        modulator, jnp.asarray(grad, DTYPE), jnp.zeros((2, 11)), modulator.init_carry(jnp.zeros((2, 11)))
-    )
+    update, carry = run(modulator, grad, jnp.zeros((2, 11)), modulator.init_carry(jnp.zeros((2, 11))))
 
     means = np.mean(np.concatenate([grad, grad[:, -1:]], axis=1).reshape(2, 6, 2), axis=-1)
     coarse, h, _ = by_hand(modulator, means, np.zeros((3, 6)), np.zeros((3, 6)))
@@ -84,7 +82,7 @@ def test_downsampling_takes_means_and_interpolates_back(run):
 
 def test_weights_shared_over_times_are_a_loop_over_them(run):
     modulator = livened(ConvLSTMGradMod1D(1, 3))
-    grad, state = jnp.asarray(noise(4, 6), DTYPE), jnp.asarray(noise(4, 6, seed=1), DTYPE)
+    grad, state = noise(4, 6), noise(4, 6, seed=1)
     carry = modulator.init_carry(state)
     for _ in range(2):
         update, carry = run(modulator, grad, state, carry)
@@ -99,7 +97,7 @@ def test_weights_shared_over_times_are_a_loop_over_them(run):
 
 def test_variables_are_channels_and_times_share_the_weights(run):
     modulator = livened(ConvLSTMGradMod2D(2, 3))
-    grad, state = jnp.asarray(noise(3, 2, 4, 5), DTYPE), jnp.asarray(noise(3, 2, 4, 5, seed=1), DTYPE)
+    grad, state = noise(3, 2, 4, 5), noise(3, 2, 4, 5, seed=1)
     update, carry = run(modulator, grad, state, modulator.init_carry(state))
     of_time, _ = run(modulator, grad[1], state[1], modulator.init_carry(state[1]))
     np.testing.assert_allclose(update[1], of_time, atol=CLOSE)
@@ -109,7 +107,7 @@ def test_variables_are_channels_and_times_share_the_weights(run):
 def test_the_same_weights_run_on_any_grid(run):
     """The update of a patch is the patch of the update, where the edges are out of reach."""
     modulator = livened(ConvLSTMGradMod2D(2, 3))
-    grad, state = jnp.asarray(noise(2, 9, 10), DTYPE), jnp.asarray(noise(2, 9, 10, seed=1), DTYPE)
+    grad, state = noise(2, 9, 10), noise(2, 9, 10, seed=1)
     patch = (slice(None), slice(1, 8), slice(2, 8))
     whole, _ = run(modulator, grad, state, modulator.init_carry(state))
     part, _ = run(modulator, grad[patch], state[patch], modulator.init_carry(state[patch]))
@@ -118,7 +116,7 @@ def test_the_same_weights_run_on_any_grid(run):
 
 
 def test_other_weights_and_values_do_not_compile_again(run, count_compilations):
-    state = jnp.asarray(noise(2, 4, 5), DTYPE)
+    state = noise(2, 4, 5)
     first, second = (ConvLSTMGradMod2D(2, 3, key=jax.random.key(k)) for k in (1, 2))
     _, carry = run(first, state, state, first.init_carry(state))
     moved = state + 1.0

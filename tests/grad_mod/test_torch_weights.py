@@ -25,7 +25,7 @@ def weights(prefix="grad_mod."):
 def test_the_update_is_that_of_the_programs():
     """One cell of a 5x5 grid away from its edges, in the order of the programs: gates of [gradient, memory]."""
     found = ConvLSTMGradMod2D.from_torch(weights())
-    grad = jnp.asarray(np.random.default_rng(1).standard_normal((N_TIME, 5, 5)), jnp.float32)
+    grad = np.random.default_rng(1).standard_normal((N_TIME, 5, 5)).astype(np.float32)
     update, carry = jax.jit(lambda m, g: m(g, g, m.init_carry(g)))(found, grad)
 
     arrays = weights("")
@@ -43,7 +43,7 @@ def test_the_update_is_that_of_the_programs():
     enter, remember, leave, content = np.split(convolved("gates", np.concatenate([grad, np.zeros((HIDDEN, 5, 5))])), 4)
     cell = np.tanh(content) / (1 + np.exp(-enter))
     hidden = np.tanh(cell) / (1 + np.exp(-leave))
-    np.testing.assert_allclose(jnp.moveaxis(carry.c, -1, 0), cell, atol=CLOSE)
+    np.testing.assert_allclose(np.moveaxis(carry.c, -1, 0), cell, atol=CLOSE)
     np.testing.assert_allclose(update, convolved("conv_out", hidden), atol=CLOSE)
     assert update.dtype == jnp.float32
     assert not np.allclose(remember, enter)

@@ -40,7 +40,7 @@ def oracle(convolution, x):
 
 
 @pytest.mark.parametrize("padding", ["zeros", "periodic", "reflect"])
-@pytest.mark.parametrize(("n_spatial", "size"), [(1, 1), (1, 7), (2, 3), (2, 5), (3, 3)])
+@pytest.mark.parametrize(("n_spatial", "size"), [(1, 1), (1, 7), (2, 5), (3, 3)])
 def test_it_is_the_sum_over_the_kernel(n_spatial, size, padding):
     convolution = Convolution(n_spatial, 3, 2, size, padding=padding)
     x = field(3, SHAPES[n_spatial])
