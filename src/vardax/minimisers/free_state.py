@@ -49,21 +49,28 @@ def entry_of(state: PosedState) -> PyTree[jax.ShapeDtypeStruct]:
     return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape[1:], s.dtype), state.structure)
 
 
-def _predicts(obs_op: Any, structure: PyTree, shape: tuple[int, ...]) -> bool:
-    """Whether the operator makes observations of this shape of such a state."""
+def _predicted(obs_op: Any, structure: PyTree) -> tuple[int, ...] | None:
+    """The shape of what the operator observes of such a state, None where it refuses one."""
     try:
-        return eqx.filter_eval_shape(obs_op, structure).shape == shape
-    except Exception:  # an operator may refuse another shape in its own way: then it does not
-        return False
+        return eqx.filter_eval_shape(obs_op, structure).shape
+    except Exception:  # an operator may refuse another shape in its own way
+        return None
 
 
 def posed_state(structure: PyTree, obs_op: Any, observed: tuple[int, ...] | None) -> PosedState:
     """A state as a window, where `observed` (E, *obs) has as many entries and the operator maps one to one; else of one
-    time. `observed` is None where observations have no time axis."""
+    time. `observed` is None where observations have no time axis.
+
+    Where the operator takes an entry and not the whole, it is a window too, whose observations have another shape.
+    """
+    single = PosedState(structure, None)
     if observed is None or not all(s.shape[:1] == observed[:1] for s in jax.tree.leaves(structure)):
-        return PosedState(structure, None)
+        return single
     window = PosedState(structure, observed[0] - 1)
-    return window if _predicts(obs_op, entry_of(window), observed[1:]) else PosedState(structure, None)
+    of_entry = _predicted(obs_op, entry_of(window))
+    if of_entry == observed[1:]:
+        return window
+    return single if of_entry is None or _predicted(obs_op, structure) is not None else window
 
 
 class FreeState(AbstractObserving):

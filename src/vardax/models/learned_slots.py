@@ -130,7 +130,21 @@ def state_of(method: Any, prior: Any, batch: Any) -> PosedState:
         found = shape if own is None else own if single else (shape[0], *own)
         known = jax.ShapeDtypeStruct(found, dtype)
     known = jax.tree.map(lambda s: jax.ShapeDtypeStruct(tuple(s.shape), _dtype(dtype, method.prior_mean)), known)
-    return posed_state(known, method.obs_op, shape if has_time else None)
+    posed = posed_state(known, method.obs_op, shape if has_time else None)
+    if posed.n_steps is None and has_time and shape[0] > 1:
+        _check_entries(known, method.obs_op, shape, owner)
+    return posed
+
+
+def _check_entries(known: PyTree[jax.ShapeDtypeStruct], obs_op: Any, observed: tuple[int, ...], owner: str) -> None:
+    """A window of another length than the states is called that, before it is called a wrong shape."""
+    lengths = {s.shape[0] if s.shape else 0 for s in jax.tree.leaves(known)}
+    as_long = lambda s: jax.ShapeDtypeStruct((observed[0], *s.shape[1:]), s.dtype)  # noqa: E731
+    if len(lengths) == 1 and posed_state(jax.tree.map(as_long, known), obs_op, observed).n_steps is not None:
+        shapes = jax.tree.map(lambda s: tuple(s.shape), known)
+        raise ValueError(
+            f"{owner}: `batch.input` has {observed[0]} time entries, expected {lengths.pop()}, as a state {shapes} has."
+        )
 
 
 def _state_of_points(known: Any, method: Any, owner: str) -> PosedState:
@@ -160,6 +174,7 @@ def pose_learned(method: Any, batch: Any) -> BatchedProblem:
     entry = entry_of(state)
     shape = observation_shape(method.obs_op, entry, entry, batch, owner)
     samples = locate(read_samples(batch, shape, window=state.n_steps is not None, owner=owner), method.obs_op)
+    _check_reconstruction(prior, state.structure, owner)
     observe = method.observe(samples, state.n_steps)
     samples = observe.place(samples)
     problem = assemble(
@@ -173,6 +188,22 @@ def pose_learned(method: Any, batch: Any) -> BatchedProblem:
         owner=owner,
     )
     return eqx.tree_at(lambda p: p.observed, problem, weighted(problem.observed, method.config))
+
+
+def _check_reconstruction(prior: Any, structure: PyTree[jax.ShapeDtypeStruct], owner: str) -> None:
+    """A prior that makes no state of a state is named, before its cost is differentiated."""
+    if hasattr(prior, "cost") or hasattr(prior, "residual"):
+        return
+    shapes = lambda tree: jax.tree.map(lambda s: tuple(s.shape), tree)  # noqa: E731
+    name, expected = type(prior).__name__, shapes(structure)
+    try:
+        found = shapes(eqx.filter_eval_shape(prior, structure))
+    except Exception as error:
+        raise ValueError(
+            f"{owner}: `prior` ({name}) cannot be applied to a state of shape {expected}: {error}"
+        ) from error
+    if found != expected:
+        raise ValueError(f"{owner}: `prior` ({name}) makes {found} of a state of shape {expected}, expected the same.")
 
 
 def _background(method: Any, prior: Any, state: PosedState, batch: Any, samples: ObservedSamples) -> PyTree[Array]:
