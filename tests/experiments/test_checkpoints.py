@@ -64,9 +64,10 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path, other, message):
         latest(tmp_path, other)
 
 
-def test_damage_is_found(tmp_path):
+@pytest.mark.parametrize("name", ["weights.safetensors", "manifest.json"])
+def test_damage_is_found(tmp_path, name):
     checkpoint(tmp_path, state())
-    weights = next((tmp_path / "checkpoints" / "objects").iterdir()) / "weights.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1])
+    damaged = next((tmp_path / "checkpoints" / "objects").iterdir()) / name
+    damaged.write_bytes(damaged.read_bytes()[:-1])
     with pytest.raises(ValueError, match="not of this training, or damaged; give another `folder`.*truncated"):
         latest(tmp_path, state())

@@ -58,9 +58,9 @@ def checkpoint(folder: str | os.PathLike, state: TrainingState) -> None:
 def latest(folder: str | os.PathLike, start: TrainingState) -> TrainingState:
     """The latest state in a folder, or `start` where there is none; `start` is also what the state must be like."""
     registry = _registry(folder)
-    if not any(TAG in stored.tags for stored in registry.list()):
-        return start
     try:
+        if not any(TAG in stored.tags for stored in registry.list()):
+            return start
         state = registry.load(TAG, skeleton=start)
     except ValueError as error:
         raise ValueError(

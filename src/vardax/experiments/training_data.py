@@ -7,7 +7,7 @@ whether a training came to it or began there.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -54,10 +54,10 @@ class TrainingData:
             epoch, position = epoch + 1, 0
 
     def _epoch(self, epoch: int) -> Iterator[Any]:
-        batches: Any = self.batches
         if self.size is not None:
-            return minibatches(batches, self.size, jax.random.fold_in(self.key, epoch))
-        return iter(batches(epoch) if callable(batches) else batches)
+            return minibatches(self.batches, self.size, jax.random.fold_in(self.key, epoch))
+        batches: Any = self.batches(epoch) if callable(self.batches) else self.batches
+        return iter(batches)
 
 
 def validation_batches(validation: Any, size: int | None) -> Iterator[Any]:
@@ -80,7 +80,7 @@ def check_windows(batch: AbstractBatch, name: str) -> None:
 
 def check_iterable(batches: Any, name: str) -> None:
     """They can be iterated over more than once."""
-    if not hasattr(batches, "__iter__") or iter(batches) is batches:
+    if not isinstance(batches, Iterable) or iter(batches) is batches:
         raise TypeError(
             f"fit: `{name}` is {type(batches).__name__}, expected a batch of windows, or batches that can be iterated "
             "over in every epoch: a list, or a function of the number of the epoch instead of a generator."
