@@ -283,9 +283,10 @@ def test_a_model_that_blows_up_at_once_returns_the_background_with_a_status():
 
 
 @pytest.mark.x64
-@pytest.mark.parametrize("checkpoints", [None, 2])
 @pytest.mark.parametrize(
-    "adjoint", [optx.ImplicitAdjoint(), optx.RecursiveCheckpointAdjoint()], ids=lambda a: type(a).__name__
+    ("adjoint", "checkpoints"),
+    [(optx.ImplicitAdjoint(), None), (optx.RecursiveCheckpointAdjoint(), 2)],
+    ids=["implicit", "checkpoints of checkpoints"],
 )
 def test_gradients_with_respect_to_the_model_are_the_limits_of_differences(adjoint, checkpoints):
     batch = Batch1D.from_observations(window())
