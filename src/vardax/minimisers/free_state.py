@@ -30,6 +30,7 @@ __all__ = [
     "entry_of",
     "obs_covariance",
     "posed_state",
+    "predicted_shape",
     "prior_term",
     "weighted",
 ]
@@ -49,7 +50,7 @@ def entry_of(state: PosedState) -> PyTree[jax.ShapeDtypeStruct]:
     return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape[1:], s.dtype), state.structure)
 
 
-def _predicted(obs_op: Any, structure: PyTree) -> tuple[int, ...] | None:
+def predicted_shape(obs_op: Any, structure: PyTree) -> tuple[int, ...] | None:
     """The shape of what the operator observes of such a state, None where it refuses one."""
     try:
         return eqx.filter_eval_shape(obs_op, structure).shape
@@ -67,10 +68,10 @@ def posed_state(structure: PyTree, obs_op: Any, observed: tuple[int, ...] | None
     if observed is None or not all(s.shape[:1] == observed[:1] for s in jax.tree.leaves(structure)):
         return single
     window = PosedState(structure, observed[0] - 1)
-    of_entry = _predicted(obs_op, entry_of(window))
+    of_entry = predicted_shape(obs_op, entry_of(window))
     if of_entry == observed[1:]:
         return window
-    return single if of_entry is None or _predicted(obs_op, structure) is not None else window
+    return single if of_entry is None or predicted_shape(obs_op, structure) is not None else window
 
 
 class FreeState(AbstractObserving):

@@ -20,6 +20,7 @@ from vardax.minimisers.free_state import (
     entry_of,
     obs_covariance,
     posed_state,
+    predicted_shape,
     prior_term,
     weighted,
 )
@@ -131,13 +132,13 @@ def state_of(method: Any, prior: Any, batch: Any) -> PosedState:
         known = jax.ShapeDtypeStruct(found, dtype)
     known = jax.tree.map(lambda s: jax.ShapeDtypeStruct(tuple(s.shape), _dtype(dtype, method.prior_mean)), known)
     posed = posed_state(known, method.obs_op, shape if has_time else None)
-    if posed.n_steps is None and has_time and shape[0] > 1:
+    if posed.n_steps is None and has_time and predicted_shape(method.obs_op, known) is None:
         _check_entries(known, method.obs_op, shape, owner)
     return posed
 
 
 def _check_entries(known: PyTree[jax.ShapeDtypeStruct], obs_op: Any, observed: tuple[int, ...], owner: str) -> None:
-    """A window of another length than the states is called that, before it is called a wrong shape."""
+    """Where the operator takes no state: it may take the entries of one, in a window of another length."""
     lengths = {s.shape[0] if s.shape else 0 for s in jax.tree.leaves(known)}
     as_long = lambda s: jax.ShapeDtypeStruct((observed[0], *s.shape[1:]), s.dtype)  # noqa: E731
     if len(lengths) == 1 and posed_state(jax.tree.map(as_long, known), obs_op, observed).n_steps is not None:
