@@ -75,11 +75,11 @@ class Peer:
         self.process.wait()
 
 
-def weights_of(file) -> dict[str, np.ndarray]:
-    """The weights by the peer's names; of a tiny network drawn here, without a file."""
+def weights_of(file, configuration: str = "tiny") -> dict[str, np.ndarray]:
+    """The weights by the peer's names; without a file drawn here, for a network of this configuration."""
     if file is not None:
         return {name: file[name] for name in file if name.startswith(("prior_cost__", "grad_mod__"))}
-    _, h, m = CONFIGURATIONS["tiny"]
+    _, h, m = CONFIGURATIONS[configuration]
     rng = np.random.default_rng(0)
     shapes = {"conv_in": (N_TIME, h), "conv_hidden": (h, h), "bilin_1": (h, h), "bilin_21": (h, h), "bilin_22": (h, h)}
     prior = {f"prior_cost__{name}": shape for name, shape in {**shapes, "conv_out": (2 * h, N_TIME)}.items()}
