@@ -140,8 +140,11 @@ def gauss_newton(posed, control, index):
     return S @ np.linalg.inv(np.eye(G.shape[1]) + G.T @ G) @ S.T
 
 
-@pytest.mark.parametrize("transform", [Identity(), Exp(), Softplus()], ids=lambda t: type(t).__name__)
-@pytest.mark.parametrize("m", [2, 7], ids=["observation space", "control space"])
+@pytest.mark.parametrize(
+    ("transform", "m"),
+    [(Identity(), 2), (Exp(), 2), (Exp(), 7), (Softplus(), 7)],
+    ids=lambda a: {2: "observation space", 7: "control space"}[a] if isinstance(a, int) else type(a).__name__,
+)
 def test_a_nonlinear_operator_is_linearised_at_the_analysis(transform, m):
     H = jnp.asarray(RANDOM.normal(size=(m, N)))
     model = ThreeDVar(
@@ -158,7 +161,7 @@ def test_a_nonlinear_operator_is_linearised_at_the_analysis(transform, m):
     for sample in range(SAMPLES):
         dense = gauss_newton(posed, analysis.control, sample)
         np.testing.assert_allclose(posterior.std()[sample], np.sqrt(np.diag(dense)), rtol=1e-4, atol=1e-4)
-    if m != 7 or isinstance(transform, Identity):
+    if m != 7:
         np.testing.assert_allclose(posterior.logdet()[-1], np.linalg.slogdet(dense)[1], rtol=1e-3, atol=1e-3)
         return
     z, spread = transform.inverse(posterior.mean), posterior.cov.of(Untransformed()).diagonal() ** 0.5
