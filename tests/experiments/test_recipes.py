@@ -52,6 +52,15 @@ class Learned:
         return lambda forecast, obs, *, obs_op, obs_err_cov: forecast
 
 
+@dataclasses.dataclass(frozen=True)
+class Untrained(Learned):
+    """One that could make networks of its own, which nobody has trained."""
+
+    prior: object = None
+    obs_op: object = None
+    grad_mod: object = None
+
+
 @pytest.fixture
 def exported(monkeypatch):
     """Export a class from `vardax.models`."""
@@ -92,10 +101,11 @@ def test_a_new_method_has_a_row(method, exported):
     assert score.iterations is score.chi_square is score.spread is None
 
 
-def test_a_method_that_needs_more_is_named(exported):
-    exported(Learned)
-    results = lorenz96.run(dataclasses.replace(CONFIG, methods=("Learned",)))
-    assert results.left_out == {"Learned": ["prior", "grad_mod"]}
+@pytest.mark.parametrize("method", [Learned, Untrained])
+def test_a_method_that_needs_more_is_named(method, exported):
+    exported(method)
+    results = lorenz96.run(dataclasses.replace(CONFIG, methods=(method.__name__,)))
+    assert results.left_out == {method.__name__: ["prior", "grad_mod"]}
     assert [score.name for score in results.scores] == ["climatology", "background"]
     assert lacking_slots(Halfway, {"obs_op": 1, "prior_mean": 1, "prior_cov_op": 1}) == ["obs_cov_op"]
 

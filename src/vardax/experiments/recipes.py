@@ -15,6 +15,9 @@ from vardax.experiments.twin import Row, Twin
 
 __all__ = ["exported_methods", "lacking_slots", "required_slots", "standard_row"]
 
+TRAINED = ("prior", "grad_mod")
+"""The slots of a learned solver that hold networks."""
+
 
 def exported_methods() -> dict[str, type]:
     """The methods of `vardax.models`, by name, in the order in which it lists them."""
@@ -27,10 +30,11 @@ def exported_methods() -> dict[str, type]:
 
 
 def required_slots(method: type) -> list[str]:
-    """The constructor's arguments without a default."""
+    """The constructor's arguments without a default, and the networks of a learned solver, which have to be trained."""
     parameters = inspect.signature(method).parameters.values()
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    return [p.name for p in named if p.default is p.empty]
+    networks = TRAINED if any(p.name == "grad_mod" for p in named) else ()
+    return [p.name for p in named if p.default is p.empty or p.name in networks]
 
 
 def lacking_slots(method: type, slots: Mapping[str, Any]) -> list[str]:
