@@ -7,13 +7,14 @@ import numpy as np
 import optimistix as optx
 import pytest
 
-from vardax.adjoints import DirectAdjoint
+from vardax import persist
+from vardax.adjoints import DirectAdjoint, KStepAdjoint
 from vardax.covariances import DenseCovariance, DiagonalCovariance
 from vardax.cycle import DACycle, DAState, SmootherCycle
 from vardax.dynamics import DiscreteForward
-from vardax.grad_mod import IdentityGradMod
+from vardax.grad_mod import ConvLSTMGradMod1D, IdentityGradMod
 from vardax.minimisers import AnnealedStep
-from vardax.models import FourDVarNet, Interpolated, OptimalInterpolation, SolverConfig, Zeros
+from vardax.models import FourDVarNet, Interpolated, Observed, OptimalInterpolation, SolverConfig, Zeros
 from vardax.obs_operators import (
     CallableObs,
     InstrumentRegistry,
@@ -23,7 +24,7 @@ from vardax.obs_operators import (
     MultiInstrumentFusion,
 )
 from vardax.primitives import FourDVarNetCost, variational_cost
-from vardax.priors import DynamicalPrior, GaussianPrior, IdentityPrior
+from vardax.priors import DynamicalPrior, GaussianPrior, IdentityPrior, MLPAEPrior1D
 from vardax.types import Batch1D, Batch2DMultivar, Batch3D, ConvergenceError, ConvergenceWarning, Status
 
 X64 = jax.config.jax_enable_x64
@@ -420,6 +421,13 @@ def test_it_is_the_analysis_step_of_a_cycle():
     end, _ = smoother(jnp.ones(N, jnp.result_type(float)), DAState())
     expected = window.analyse(batch_of(Y[:1]), background=jnp.ones(N, jnp.result_type(float)))
     np.testing.assert_allclose(end, expected.state[0, -1], **TIGHT)
+
+
+def test_a_model_with_networks_comes_back_from_a_registry(tmp_path):
+    config = SolverConfig(4, 0.1, rule=AnnealedStep(0.1), obs_norm="mean", compute_dtype="bfloat16")
+    networks = MLPAEPrior1D(N, ENTRIES, 2), MaskedIdentity(), ConvLSTMGradMod1D(ENTRIES, 2)
+    model = FourDVarNet(*networks, config, KStepAdjoint(2), start=Observed(), prior_mean=jnp.ones(N))
+    assert eqx.tree_equal(persist.load(tmp_path, persist.save(model, tmp_path)), model)
 
 
 # -- what goes wrong -------------------------------------------------------------------------------------------------
