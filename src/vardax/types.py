@@ -567,7 +567,7 @@ class Status(enum.IntEnum):
         return {
             Status.COMPLETED: "made all the steps that a learned solver makes, which end by number",
             Status.CONVERGED: "converged: the gradient norm is below the tolerance",
-            Status.MAX_STEPS: "stopped at max_steps before the gradient norm reached the tolerance",
+            Status.MAX_STEPS: "stopped at max_steps before the tolerance was reached",
             Status.STALLED: "stalled: no step decreases the cost further, and the gradient norm is above the tolerance",
             Status.NON_FINITE: "met a non-finite cost; the best finite iterate is returned",
         }[self]

@@ -98,9 +98,10 @@ def test_the_units_of_the_cost_do_not_matter_to_a_normalised_modulator():
 
 def test_a_first_gradient_of_zero_divides_by_nothing():
     still = LearnedMinimiser(modulator(c=0.0), STEPS)
-    loss = lambda b: jnp.sum(
-        optx.minimise(cost, still, jnp.zeros(N), b, adjoint=DirectAdjoint(), max_steps=STEPS).value
-    )  # noqa: E731
+
+    def loss(b):
+        return jnp.sum(optx.minimise(cost, still, jnp.zeros(N), b, adjoint=DirectAdjoint(), max_steps=STEPS).value)
+
     value, slope = jax.value_and_grad(loss)(jnp.zeros(N))
     assert float(value) == 0.0
     assert np.all(np.isfinite(slope))

@@ -4,8 +4,8 @@
 from the host. The cost is a function of the state x = x_b + chi, which is what a modulator was trained to see.
 
 How the result is differentiated is the adjoint's. All but one differentiate steps. `RecursiveCheckpointAdjoint()` keeps
-the state and the memory before each, and makes each once more on the way back; with a number of `checkpoints` below
-that of the steps it is optimistix's, which keeps so many of them and makes the steps between several times.
+the state and the memory before each, and makes each once more on the way back. Beyond `EVERY_STEP_LIMIT` steps, or with
+fewer `checkpoints` than steps, it is optimistix's, which keeps few of them and makes the steps between several times.
 
 `ImplicitAdjoint` differentiates the fixed point of the step that is made, (x, h) = step(x, h), by the implicit function
 theorem. (That of ∇J = 0 would know nothing of the modulator, and be wrong where the modulator rests elsewhere.) Its
@@ -41,6 +41,9 @@ __all__ = ["iterate_learned", "learned_analysis"]
 DENSE_LIMIT = 512
 """Sizes of state and memory up to which `ImplicitAdjoint()` factorises the Jacobian of the step; beyond, conjugate
 gradients on the normal equations."""
+
+EVERY_STEP_LIMIT = 128
+"""Steps up to which `RecursiveCheckpointAdjoint()` keeps the state before each; beyond, it is optimistix's."""
 
 LINEAR_STEPS = 400
 """Conjugate gradients at most, for one implicit derivative: a contraction needs far fewer."""
@@ -88,11 +91,9 @@ class _EveryStepOnce(optx.AbstractAdjoint):
 
 def _solve(given: tuple[ControlSpaceProblem, LearnedMinimiser, PyTree[Array]], adjoint: optx.AbstractAdjoint) -> Any:
     problem, solver, first = given
-    if (
-        isinstance(adjoint, optx.RecursiveCheckpointAdjoint)
-        and (adjoint.checkpoints or solver.n_steps) >= solver.n_steps
-    ):
-        adjoint = _EveryStepOnce()
+    if isinstance(adjoint, optx.RecursiveCheckpointAdjoint):
+        kept = EVERY_STEP_LIMIT if adjoint.checkpoints is None else adjoint.checkpoints
+        adjoint = _EveryStepOnce() if kept >= solver.n_steps else adjoint
     return optx.minimise(
         state_cost, solver, first, problem, has_aux=True, max_steps=solver.n_steps, adjoint=adjoint, throw=False
     )

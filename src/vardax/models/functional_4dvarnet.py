@@ -48,7 +48,7 @@ def _solve(
 
 
 def solve_4dvarnet_1d(
-    batch: Batch1D,
+    batch: Any,
     prior: Any,
     grad_mod: Any,
     config: SolverConfig = SolverConfig(),  # noqa: B008  (an immutable value)
@@ -69,7 +69,7 @@ def solve_4dvarnet_1d(
 
 
 def one_step_solve_4dvarnet_1d(
-    batch: Batch1D,
+    batch: Any,
     prior: Any,
     grad_mod: Any,
     config: SolverConfig = SolverConfig(),  # noqa: B008  (an immutable value)
@@ -83,7 +83,7 @@ def one_step_solve_4dvarnet_1d(
 
 
 def solve_4dvarnet_1d_fixedpoint(
-    batch: Batch1D,
+    batch: Any,
     prior: Any,
     grad_mod: Any,
     config: SolverConfig = SolverConfig(),  # noqa: B008  (an immutable value)
@@ -97,7 +97,7 @@ def solve_4dvarnet_1d_fixedpoint(
 
 
 def solve_4dvarnet_2d(
-    batch: Batch2D | Batch2DMultivar,
+    batch: Any,
     prior: Any,
     grad_mod: Any,
     config: SolverConfig = SolverConfig(),  # noqa: B008  (an immutable value)
@@ -111,7 +111,7 @@ def solve_4dvarnet_2d(
 
 
 def one_step_solve_4dvarnet_2d(
-    batch: Batch2D | Batch2DMultivar,
+    batch: Any,
     prior: Any,
     grad_mod: Any,
     config: SolverConfig = SolverConfig(),  # noqa: B008  (an immutable value)

@@ -10,51 +10,16 @@ defaults, and say nothing where `prior`, `grad_mod` or `config` is given. First 
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
-from vardax.grad_mod.conv_lstm import ConvLSTMGradMod1D, ConvLSTMGradMod2D, ConvLSTMGradMod3D
 from vardax.minimisers.solver_config import SolverConfig
+from vardax.models.default_networks import MODULATORS, config_of, keys_of, required, signature_on
 from vardax.models.fourdvarnet import FourDVarNet
 from vardax.obs_operators.identity import MaskedIdentity
 from vardax.priors.bilinear_grid import BilinAEPrior2D, BilinAEPrior2DMultivar, BilinAEPrior3D
 from vardax.priors.dense_autoencoders import BilinAEPrior1D
 
 __all__ = ["FourDVarNet1D", "FourDVarNet2D", "FourDVarNet3D"]
-
-_MODULATORS: dict[int, Any] = {1: ConvLSTMGradMod1D, 2: ConvLSTMGradMod2D, 3: ConvLSTMGradMod3D}
-"""For each number of spatial axes."""
-
-
-def _keys(key: PRNGKeyArray | None) -> tuple[PRNGKeyArray, PRNGKeyArray]:
-    first, second = jax.random.split(jax.random.key(0) if key is None else key)
-    return first, second
-
-
-def _config(config: SolverConfig | None, n_solver_steps: int) -> SolverConfig:
-    return SolverConfig(n_steps=n_solver_steps) if config is None else config
-
-
-def _required(owner: str, **sizes: int | None) -> list[int]:
-    """Sizes that the default networks are made from."""
-    missing = [name for name, size in sizes.items() if size is None]
-    if missing:
-        raise TypeError(
-            f"{owner}: `{missing[0]}` is not given, expected the size of the windows; only a model that is given both "
-            "`prior` and `grad_mod` does without."
-        )
-    return [size for size in sizes.values() if size is not None]
-
-
-def _on_grid(grid_shape: Sequence[int] | None, axes: tuple[int, ...], n_spatial: int, owner: str) -> Any:
-    """What a state is like on a grid that was named; None, for any grid, where none was."""
-    if grid_shape is None:
-        return None
-    shape = tuple(int(n) for n in grid_shape)
-    if len(shape) != n_spatial or min(shape) < 1:
-        raise ValueError(f"{owner}: `grid_shape` is {shape}, expected {n_spatial} positive sizes, or None for any.")
-    return jax.ShapeDtypeStruct((*axes, *shape), jnp.result_type(float))
 
 
 class FourDVarNet1D(FourDVarNet):
@@ -81,14 +46,14 @@ class FourDVarNet1D(FourDVarNet):
         key: PRNGKeyArray | None = None,
         **slots: Any,
     ):
-        for_prior, for_grad_mod = _keys(key)
+        for_prior, for_grad_mod = keys_of(key)
         if prior is None:
-            state_dim, n_time = _required("FourDVarNet1D", state_dim=state_dim, n_time=n_time)
+            state_dim, n_time = required("FourDVarNet1D", state_dim=state_dim, n_time=n_time)
             prior = BilinAEPrior1D(state_dim, n_time, latent_dim, key=for_prior)
         if grad_mod is None:
-            (n_time,) = _required("FourDVarNet1D", n_time=n_time)
-            grad_mod = _MODULATORS[1](n_time, hidden_dim, key=for_grad_mod)
-        super().__init__(prior, obs_op, grad_mod, _config(config, n_solver_steps), **slots)
+            (n_time,) = required("FourDVarNet1D", n_time=n_time)
+            grad_mod = MODULATORS[1](n_time, hidden_dim, key=for_grad_mod)
+        super().__init__(prior, obs_op, grad_mod, config_of(config, n_solver_steps), **slots)
 
 
 class FourDVarNet2D(FourDVarNet):
@@ -119,19 +84,19 @@ class FourDVarNet2D(FourDVarNet):
         key: PRNGKeyArray | None = None,
         **slots: Any,
     ):
-        for_prior, for_grad_mod = _keys(key)
+        for_prior, for_grad_mod = keys_of(key)
         if prior is None or grad_mod is None or grid_shape is not None:
-            (times,) = _required("FourDVarNet2D", n_time=n_time)
+            (times,) = required("FourDVarNet2D", n_time=n_time)
             several = n_channels > 1
             if prior is None and several:
                 prior = BilinAEPrior2DMultivar(times, n_channels, latent_dim, key=for_prior)
             elif prior is None:
                 prior = BilinAEPrior2D(times, latent_dim, key=for_prior)
             if grad_mod is None:
-                grad_mod = _MODULATORS[2](times * n_channels, hidden_dim, key=for_grad_mod)
+                grad_mod = MODULATORS[2](times * n_channels, hidden_dim, key=for_grad_mod)
             axes = (times, n_channels) if several else (times,)
-            slots.setdefault("state_signature", _on_grid(grid_shape, axes, 2, "FourDVarNet2D"))
-        super().__init__(prior, obs_op, grad_mod, _config(config, n_solver_steps), **slots)
+            slots.setdefault("state_signature", signature_on(grid_shape, axes, 2, "FourDVarNet2D"))
+        super().__init__(prior, obs_op, grad_mod, config_of(config, n_solver_steps), **slots)
 
 
 class FourDVarNet3D(FourDVarNet):
@@ -161,10 +126,10 @@ class FourDVarNet3D(FourDVarNet):
     ):
         if n_channels != 1:
             raise ValueError(f"FourDVarNet3D: `n_channels` is {n_channels}, expected 1: Batch3D has one variable.")
-        for_prior, for_grad_mod = _keys(key)
+        for_prior, for_grad_mod = keys_of(key)
         if prior is None or grad_mod is None or grid_shape is not None:
-            (times,) = _required("FourDVarNet3D", n_time=n_time)
+            (times,) = required("FourDVarNet3D", n_time=n_time)
             prior = BilinAEPrior3D(times, latent_dim, key=for_prior) if prior is None else prior
-            grad_mod = _MODULATORS[3](times, hidden_dim, key=for_grad_mod) if grad_mod is None else grad_mod
-            slots.setdefault("state_signature", _on_grid(grid_shape, (times,), 3, "FourDVarNet3D"))
-        super().__init__(prior, obs_op, grad_mod, _config(config, n_solver_steps), **slots)
+            grad_mod = MODULATORS[3](times, hidden_dim, key=for_grad_mod) if grad_mod is None else grad_mod
+            slots.setdefault("state_signature", signature_on(grid_shape, (times,), 3, "FourDVarNet3D"))
+        super().__init__(prior, obs_op, grad_mod, config_of(config, n_solver_steps), **slots)
