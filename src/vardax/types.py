@@ -708,7 +708,8 @@ class AbstractLSTMState(eqx.Module):
         if hidden_dim < 1:
             raise ValueError(f"{cls.__name__}: `hidden_dim` is {hidden_dim}, expected at least 1.")
         zeros = jnp.zeros((*groups, *space, hidden_dim), jnp.result_type(float) if dtype is None else dtype)
-        return cls(zeros, zeros)
+        made: Any = cls
+        return made(zeros, zeros)
 
 
 class LSTMState1D(AbstractLSTMState):
