@@ -8,6 +8,7 @@ import optimistix as optx
 import pytest
 
 from vardax.adjoints import DirectAdjoint, KStepAdjoint, OneStepAdjoint
+from vardax.covariances import DiagonalCovariance
 from vardax.grad_mod import ConvLSTMGradMod2D, IdentityGradMod
 from vardax.models import (
     FourDVarNet,
@@ -21,7 +22,9 @@ from vardax.models import (
     solve_4dvarnet_1d_fixedpoint,
     solve_4dvarnet_2d,
 )
-from vardax.priors import BilinAEPrior2D, IdentityPrior
+from vardax.obs_operators import MaskedIdentity
+from vardax.primitives import FourDVarNetCost
+from vardax.priors import BilinAEPrior2D, GaussianPrior, IdentityPrior
 from vardax.types import Batch1D, Batch2D, Batch2DMultivar, Batch3D
 
 STEPS = 3
@@ -144,6 +147,18 @@ def test_bfloat16_is_a_choice_of_the_networks_alone():
     assert coarse.state.dtype == coarse.cost.last.J_o.dtype == exact.dtype
     gap = np.max(np.abs(coarse.state - exact))
     assert 0 < gap < 0.05
+
+
+def test_a_gaussian_prior_is_no_network():
+    shape = (4, 6)
+    prior = GaussianPrior(jnp.ones(shape), DiagonalCovariance(jnp.full(shape, 1 / 3)))
+    costs = [
+        FourDVarNetCost(prior, MaskedIdentity(), SolverConfig(compute_dtype=dtype))(
+            jnp.full((2, *shape), 0.3), batch(Batch1D, shape)
+        )
+        for dtype in (None, jnp.bfloat16)
+    ]
+    assert costs[0] == costs[1]
 
 
 def test_what_is_missing_or_does_not_fit_is_named():

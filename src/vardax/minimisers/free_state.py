@@ -3,8 +3,8 @@
     J(x) = prior_weight ‖x - phi(x)‖² + ½ ‖y - H(x)‖²_{R⁻¹}
 
 The control is the state itself, x = x_b + chi with B^{1/2} = I and no ½‖chi‖². `FreeState` maps a state at one time, or
-the whole window x = (x_0 ... x_T), to predicted observations. `PriorTerm` is the learned prior as a further term of the
-cost; it counts as J_b.
+the whole window x = (x_0 ... x_T), to predicted observations. `ReconstructionTerm` and `PriorCostTerm` are priors as
+further terms of the cost; they count as J_b.
 """
 
 import math
@@ -141,11 +141,16 @@ def weighted(observed: ObservedEntries, config: SolverConfig) -> ObservedEntries
     return eqx.tree_at(lambda o: o.rescale, observed, own * factor, is_leaf=lambda x: x is None)
 
 
-def prior_term(prior: Any, weight: float, centred: bool) -> "ReconstructionTerm | PriorCostTerm":
-    """`weight` times the cost of a prior: its own `residual` or `cost`, where it has one, else ‖x - phi(x)‖²."""
-    if hasattr(prior, "cost") and not hasattr(prior, "residual"):
-        return PriorCostTerm(prior, weight, centred)
-    return ReconstructionTerm(prior, weight, centred)
+def prior_term(prior: Any, config: SolverConfig, *, centred: bool) -> "ReconstructionTerm | PriorCostTerm":
+    """`prior_weight` times the cost of a prior: its own `residual` or `cost`, where it has one, else ‖x - phi(x)‖².
+
+    Only the last one is a network, which `compute_dtype` is for.
+    """
+    if hasattr(prior, "residual"):
+        return ReconstructionTerm(prior, config.prior_weight, centred)
+    if hasattr(prior, "cost"):
+        return PriorCostTerm(prior, config.prior_weight, centred)
+    return ReconstructionTerm(config.in_precision(prior), config.prior_weight, centred)
 
 
 class ReconstructionTerm(eqx.Module):

@@ -36,8 +36,8 @@ class SolverConfig(eqx.Module):
     - `rule`: `ConstantStep()`, or `AnnealedStep(gradient_step)` as in the PyTorch programs.
     - `tol`: stop, and call the analysis converged, once the last step is at most `tol` times the state (root mean
       squares). None makes all steps.
-    - `compute_dtype`: the precision in which prior and modulator compute, e.g. `jnp.bfloat16` on accelerators; the
-      state, the cost and the observations keep theirs. None: that of their weights.
+    - `compute_dtype`: the precision in which the networks compute, prior and modulator, e.g. `jnp.bfloat16` on
+      accelerators; the state, the cost, the observations and a `GaussianPrior` keep theirs. None: that of the weights.
     """
 
     n_steps: int = eqx.field(static=True, default=15)

@@ -185,7 +185,7 @@ def pose_learned(method: Any, batch: Any) -> BatchedProblem:
         obs_cov_op=obs_covariance(method.obs_cov_op, samples),
         observe=observe,
         transform=Identity(),
-        penalties=(prior_term(method.config.in_precision(prior), method.config.prior_weight, True),),
+        penalties=(prior_term(prior, method.config, centred=True),),
         owner=owner,
     )
     return eqx.tree_at(lambda p: p.observed, problem, weighted(problem.observed, method.config))

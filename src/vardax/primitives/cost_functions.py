@@ -174,7 +174,7 @@ class FourDVarNetCost(eqx.Module):
         samples = posed_samples(self, entry_of(state), batch, window=state.n_steps is not None)
         covariance = obs_covariance(self.obs_cov_op, samples)
         observed = weighted(restrict_samples(samples, covariance, "FourDVarNetCost"), self.config)
-        term = prior_term(self.config.in_precision(self.prior), self.config.prior_weight, centred=False)
+        term = prior_term(self.prior, self.config, centred=False)
         prior = lambda state: penalty_costs((term,), state, None)  # noqa: E731
         return _summed(observe(samples), observed, x, prior, lambda h, state: h(state))
 
