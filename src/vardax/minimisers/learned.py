@@ -213,9 +213,9 @@ class LearnedMinimiser(optx.AbstractMinimiser):
             scale = jnp.where(k == 0, gradient_scale(gradient).astype(scale.dtype), scale)
         stepped, memory = modulated_step(self, gradient, y, state.memory, scale, k)
         usable = jnp.isfinite(cost) & _all_finite(stepped)
-        keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(usable, a, b), new, old)  # noqa: E731
+        kept = jax.tree.map(lambda new, old: jnp.where(usable, new, old), stepped, y)
         record = _written(state.record, cost, aux, gradient, y, stepped, usable)
-        return keep(stepped, y), LearnedState(keep(memory, state.memory), scale, record), aux
+        return kept, LearnedState(memory, scale, record), aux
 
     def terminate(
         self, fn: Any, y: PyTree, args: PyTree, options: dict, state: LearnedState, tags: frozenset
@@ -267,5 +267,5 @@ def _written(
         aux=jax.tree.map(lambda rows, row: rows.at[k].set(row), record.aux, aux),
         change=jnp.where(usable, change, record.change),
         n_steps=k + 1,
-        non_finite=~usable,
+        non_finite=record.non_finite | ~usable,
     )

@@ -23,7 +23,7 @@ import lineax as lx
 import optimistix as optx
 from jaxtyping import Array, Bool, Float, PyTree
 
-from vardax.adjoints.direct import scan_steps, stop_gradient
+from vardax.adjoints.direct import DirectAdjoint, arrays_of, scan_steps, stop_gradient
 from vardax.minimisers.conjugate_gradients import RelativeCG
 from vardax.minimisers.learned import (
     LearnedMinimiser,
@@ -76,26 +76,60 @@ def learned_analysis(
     return _analysis(problem, x, record, tol)
 
 
-class _EveryStepOnce(optx.AbstractAdjoint):
-    """The unrolled derivative, from the carry before each step: learned solvers make few, of many bytes each."""
+class _Unrolled(optx.AbstractAdjoint):
+    """The unrolled derivative as one scan. `keep` says what of a step is kept for it, as in `scan_steps`.
+
+    An iteration that ends by number (`to_the_end`) makes all its steps without asking; one that was refused a step tries
+    it again, and is refused again.
+    """
+
+    keep: Callable = eqx.field(static=True)
+    to_the_end: bool = eqx.field(static=True)
 
     def apply(self, primal_fn: Callable, rewrite_fn: Callable, inputs: PyTree, tags: frozenset[object]) -> PyTree:
         del rewrite_fn, tags
 
         def loop(cond_fun: Callable, body_fun: Callable, init: PyTree, *, max_steps: int) -> PyTree:
-            going, step = (lambda _, carry: cond_fun(carry)), (lambda _, carry: body_fun(carry))
-            return scan_steps(going, step, init, jnp.arange(max_steps), keep=jax.checkpoint)
+            if not self.to_the_end:
+                going, step = (lambda _, carry: cond_fun(carry)), (lambda _, carry: body_fun(carry))
+                return scan_steps(going, step, init, jnp.arange(max_steps), keep=self.keep)
+            arrays, static = eqx.partition(init, eqx.is_array)
+
+            def one(arrays: PyTree, _: None) -> tuple[PyTree, None]:
+                return arrays_of(body_fun(eqx.combine(arrays, static)), like=init), None
+
+            arrays, _ = jax.lax.scan(self.keep(one), arrays, None, length=max_steps)
+            return eqx.combine(arrays, static)
 
         return primal_fn((*inputs, loop))
 
 
-def _solve(given: tuple[ControlSpaceProblem, LearnedMinimiser, PyTree[Array]], adjoint: optx.AbstractAdjoint) -> Any:
-    problem, solver, first = given
+def _everything(step: Callable) -> Callable:
+    return step
+
+
+def _unrolled(adjoint: optx.AbstractAdjoint, solver: LearnedMinimiser) -> optx.AbstractAdjoint:
+    """The adjoint as it is, or the scan that it means."""
+    to_the_end = solver.rtol == solver.atol == 0
+    if isinstance(adjoint, DirectAdjoint):
+        return _Unrolled(_everything, to_the_end)
     if isinstance(adjoint, optx.RecursiveCheckpointAdjoint):
         kept = EVERY_STEP_LIMIT if adjoint.checkpoints is None else adjoint.checkpoints
-        adjoint = _EveryStepOnce() if kept >= solver.n_steps else adjoint
+        return _Unrolled(jax.checkpoint, to_the_end) if kept >= solver.n_steps else adjoint
+    return adjoint
+
+
+def _solve(given: tuple[ControlSpaceProblem, LearnedMinimiser, PyTree[Array]], adjoint: optx.AbstractAdjoint) -> Any:
+    problem, solver, first = given
     return optx.minimise(
-        state_cost, solver, first, problem, has_aux=True, max_steps=solver.n_steps, adjoint=adjoint, throw=False
+        state_cost,
+        solver,
+        first,
+        problem,
+        has_aux=True,
+        max_steps=solver.n_steps,
+        adjoint=_unrolled(adjoint, solver),
+        throw=False,
     )
 
 
