@@ -13,9 +13,22 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optimistix as optx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, PyTree
 
-__all__ = ["DirectAdjoint", "arrays_of", "scan_steps", "stop_gradient"]
+__all__ = ["DirectAdjoint", "arrays_of", "made_again", "scan_steps", "stop_gradient", "worth_keeping"]
+
+_WORTH_KEEPING = "vardax: worth keeping"
+
+
+def worth_keeping(x: Array) -> Array:
+    """Mark what costs much to make again and little to keep: `made_again` keeps it."""
+    return checkpoint_name(x, _WORTH_KEEPING)
+
+
+def made_again(step: Callable) -> Callable:
+    """A step that is made again for its derivative, from its inputs and from what was marked as `worth_keeping`."""
+    return jax.checkpoint(step, policy=jax.checkpoint_policies.save_only_these_names(_WORTH_KEEPING))
 
 
 class DirectAdjoint(optx.AbstractAdjoint):
@@ -59,7 +72,7 @@ def scan_steps(
 ) -> PyTree:
     """carry -> `step(i, carry)` for each of the indices for which `going(i, carry)`, from `start`.
 
-    `keep` says what of a step is kept for its derivative: everything, or with `jax.checkpoint` the carry before it.
+    `keep` says what of a step is kept for its derivative: everything, or with `made_again` little more than the carry.
 
     A step that is not taken is not computed either, unless another member of a batch takes it; then it runs at the
     start, where it is known to be harmless: no NaN of a finished solve meets the zero of its cotangent.

@@ -4,8 +4,9 @@
 from the host. The cost is a function of the state x = x_b + chi, which is what a modulator was trained to see.
 
 How the result is differentiated is the adjoint's. All but one differentiate steps. `RecursiveCheckpointAdjoint()` keeps
-the state and the memory before each, and makes each once more on the way back. Beyond `EVERY_STEP_LIMIT` steps, or with
-fewer `checkpoints` than steps, it is optimistix's, which keeps few of them and makes the steps between several times.
+the state and the memory before each (and what is `worth_keeping`), and makes each once more on the way back. Beyond
+`EVERY_STEP_LIMIT` steps, or with fewer `checkpoints` than steps, it is optimistix's, which keeps few of them and makes
+the steps between several times.
 
 `ImplicitAdjoint` differentiates the fixed point of the step that is made, (x, h) = step(x, h), by the implicit function
 theorem. (That of ∇J = 0 would know nothing of the modulator, and be wrong where the modulator rests elsewhere.) Its
@@ -23,7 +24,7 @@ import lineax as lx
 import optimistix as optx
 from jaxtyping import Array, Bool, Float, PyTree
 
-from vardax.adjoints.direct import DirectAdjoint, arrays_of, scan_steps, stop_gradient
+from vardax.adjoints.direct import DirectAdjoint, arrays_of, made_again, scan_steps, stop_gradient
 from vardax.minimisers.conjugate_gradients import RelativeCG
 from vardax.minimisers.learned import (
     LearnedMinimiser,
@@ -79,8 +80,8 @@ def learned_analysis(
 class _Unrolled(optx.AbstractAdjoint):
     """The unrolled derivative as one scan. `keep` says what of a step is kept for it, as in `scan_steps`.
 
-    An iteration that ends by number (`to_the_end`) makes all its steps without asking; one that was refused a step tries
-    it again, and is refused again.
+    An iteration that ends by number (`to_the_end`) makes all its steps without asking. A step that was refused is tried
+    again, and refused again.
     """
 
     keep: Callable = eqx.field(static=True)
@@ -115,7 +116,7 @@ def _unrolled(adjoint: optx.AbstractAdjoint, solver: LearnedMinimiser) -> optx.A
         return _Unrolled(_everything, to_the_end)
     if isinstance(adjoint, optx.RecursiveCheckpointAdjoint):
         kept = EVERY_STEP_LIMIT if adjoint.checkpoints is None else adjoint.checkpoints
-        return _Unrolled(jax.checkpoint, to_the_end) if kept >= solver.n_steps else adjoint
+        return _Unrolled(made_again, to_the_end) if kept >= solver.n_steps else adjoint
     return adjoint
 
 
