@@ -5,6 +5,8 @@
 Sums over one sample; `obs_norm="mean"` divides the observation term by the number of observed entries.
 """
 
+import math
+import operator
 from typing import Any, Literal
 
 import equinox as eqx
@@ -14,6 +16,12 @@ import jax.numpy as jnp
 from vardax.minimisers.learned import AbstractStepRule, ConstantStep, LearnedMinimiser
 
 __all__ = ["InPrecision", "SolverConfig"]
+
+
+def _count(n_steps: Any) -> int:
+    if isinstance(n_steps, bool) or not hasattr(n_steps, "__index__"):
+        raise ValueError(f"SolverConfig: `n_steps` is {n_steps!r}, expected a whole number of at least 1.")
+    return operator.index(n_steps)
 
 
 def _precision(dtype: Any) -> Any:
@@ -40,7 +48,7 @@ class SolverConfig(eqx.Module):
       accelerators; the state, the cost, the observations and a `GaussianPrior` keep theirs. None: that of the weights.
     """
 
-    n_steps: int = eqx.field(static=True, default=15)
+    n_steps: int = eqx.field(static=True, default=15, converter=_count)
     alpha: float = eqx.field(static=True, default=0.2)
     prior_weight: float = eqx.field(static=True, default=1.0)
     obs_weight: float = eqx.field(static=True, default=1.0)
@@ -51,8 +59,10 @@ class SolverConfig(eqx.Module):
     compute_dtype: Any = eqx.field(static=True, default=None, converter=_precision)
 
     def __check_init__(self) -> None:
-        if isinstance(self.n_steps, bool) or not isinstance(self.n_steps, int) or self.n_steps < 1:
+        if self.n_steps < 1:
             raise ValueError(f"SolverConfig: `n_steps` is {self.n_steps!r}, expected a whole number of at least 1.")
+        if not math.isfinite(self.alpha):
+            raise ValueError(f"SolverConfig: `alpha` is {self.alpha!r}, expected a finite number.")
         for name in ("prior_weight", "obs_weight"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"SolverConfig: `{name}` is {getattr(self, name)!r}, expected a number >= 0.")

@@ -156,7 +156,8 @@ class AbstractAnalysisMethod(eqx.Module):
 
         `background` ((*state) or (B, *state)), `prior_cov_op`, `obs_cov_op` and `obs_op` replace the method's own for
         this call. The iteration starts at the background, at the state `first_guess`, or at `warm_start` (an earlier
-        `Analysis`, or its control): starts change the number of iterations, not the analysis.
+        `Analysis`, or its control): starts change the number of iterations, not the analysis (a learned solver, whose
+        number of iterations is fixed, gets as far as it gets).
         """
         overrides = {"prior_mean": background, "prior_cov_op": prior_cov_op, "obs_cov_op": obs_cov_op, "obs_op": obs_op}
         given = {name: value for name, value in overrides.items() if value is not None}
