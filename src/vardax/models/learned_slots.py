@@ -131,14 +131,15 @@ def state_of(method: Any, prior: Any, batch: Any) -> PosedState:
         found = shape if own is None else own if single else (shape[0], *own)
         known = jax.ShapeDtypeStruct(found, dtype)
     known = jax.tree.map(lambda s: jax.ShapeDtypeStruct(tuple(s.shape), _dtype(dtype, method.prior_mean)), known)
-    posed = posed_state(known, method.obs_op, shape if has_time else None)
-    if posed.n_steps is None and has_time and predicted_shape(method.obs_op, known) is None:
-        _check_entries(known, method.obs_op, shape, owner)
-    return posed
+    return posed_state(known, method.obs_op, shape if has_time else None)
 
 
-def _check_entries(known: PyTree[jax.ShapeDtypeStruct], obs_op: Any, observed: tuple[int, ...], owner: str) -> None:
+def _check_entries(state: PosedState, obs_op: Any, batch: Any, owner: str) -> None:
     """Where the operator takes no state: it may take the entries of one, in a window of another length."""
+    seen, known = _observed_shape(batch), state.structure
+    if state.n_steps is not None or seen is None or not seen[1] or predicted_shape(obs_op, known) is not None:
+        return
+    observed = seen[0]
     lengths = {s.shape[0] if s.shape else 0 for s in jax.tree.leaves(known)}
     as_long = lambda s: jax.ShapeDtypeStruct((observed[0], *s.shape[1:]), s.dtype)  # noqa: E731
     if len(lengths) == 1 and posed_state(jax.tree.map(as_long, known), obs_op, observed).n_steps is not None:
@@ -172,6 +173,7 @@ def pose_learned(method: Any, batch: Any) -> BatchedProblem:
     """Read the batch and put together the problem of a method whose prior is a term of the cost."""
     owner, prior = type(method).__name__, posed_prior(method)
     state = state_of(method, prior, batch)
+    _check_entries(state, method.obs_op, batch, owner)
     entry = entry_of(state)
     shape = observation_shape(method.obs_op, entry, entry, batch, owner)
     samples = locate(read_samples(batch, shape, window=state.n_steps is not None, owner=owner), method.obs_op)
