@@ -10,6 +10,11 @@ be; on the attractor, where z is near 23.5, the minimum of J itself is 3.5 from 
 The others start on the attractor, about the mean of the climatology, which for two levels also gives the variances.
 """
 
+import json
+import os
+import pathlib
+import subprocess
+import sys
 import time
 
 import jax
@@ -64,10 +69,8 @@ REFERENCE = {
 
 
 MILLISECONDS = 50.0
-"""CPU time that one analysis may take once it is compiled; `SLOWER` may take longer."""
-
-SLOWER = {("two levels", "strong"), ("two levels", "incremental"), ("two levels", "weak")}
-"""Hundreds of iterations for fast variables that are not observed: 50 to 110 ms."""
+"""CPU time that one analysis may take once it is compiled. With two levels 4D-Var takes 50 to 110 ms: hundreds of
+iterations for fast variables that are not observed."""
 
 
 def make_methods(forward, observed, sd, mean, variances):
@@ -82,9 +85,9 @@ def make_methods(forward, observed, sd, mean, variances):
 
 
 def cpu_milliseconds(model, batch):
-    """The shortest of a few analyses that are compiled already."""
+    """The shortest of some analyses that are compiled already."""
     seconds = []
-    for _ in range(5):
+    for _ in range(30):
         begin = time.process_time()
         jax.block_until_ready(model.analyse(batch))
         seconds.append(time.process_time() - begin)
@@ -108,7 +111,38 @@ def test_a_typical_window_is_at_or_below_the_reference_and_none_diverges(case):
         assert rmse.max() < 2 * spread, name
         assert np.median(rmse) <= stated, name
         assert np.all(analysis.cost.last.total <= analysis.cost.first.total), name
-        one = Batch1D.from_observations(y[0][:, None] if alone else y[:1])
-        took = cpu_milliseconds(methods[name], one)
-        print(f"{case} {name}: {np.median(rmse):.2f} (mean {rmse.mean():.2f}, at most {rmse.max():.2f}), {took:.1f} ms")
-        assert (case, name) in SLOWER or took < MILLISECONDS, name
+        print(f"{case} {name}: {np.median(rmse):.2f} (mean {rmse.mean():.2f}, at most {rmse.max():.2f})")
+
+
+def times(case):
+    """The CPU time of one analysis by each method, in milliseconds."""
+    make, reference = REFERENCE[case]
+    forward, truth, observed, sd, mean, variances = make(0)
+    methods = make_methods(forward, observed, sd, mean, variances)
+    y = observe_windows(jax.random.key(100), truth, methods["OI"].obs_op, methods["OI"].obs_cov_op, every=4)
+    found = {}
+    for name in reference:
+        one = Batch1D.from_observations(y[0][:, None] if name == "OI" else y[:1])
+        found[name] = cpu_milliseconds(methods[name], one)
+    return found
+
+
+@pytest.mark.x64
+@pytest.mark.parametrize("case", [case for case in REFERENCE if case != "two levels"])
+def test_an_analysis_takes_milliseconds(case):
+    """In a process of its own: the flags with which these tests compile faster make programs that are slower."""
+    program = (
+        f"import json, sys, jax; sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r});"
+        "jax.config.update('jax_enable_x64', True);"
+        f"import test_single_windows as tests; print(json.dumps(tests.times({case!r})))"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    best = {}
+    for _ in range(3):  # of a machine that others use too, the best of a few processes
+        run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr
+        took = json.loads(run.stdout.splitlines()[-1])
+        best = {name: min(took[name], best.get(name, np.inf)) for name in took}
+        if max(best.values()) < MILLISECONDS:
+            return
+    raise AssertionError(f"CPU milliseconds of an analysis: {best}, expected less than {MILLISECONDS}")
