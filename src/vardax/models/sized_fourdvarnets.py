@@ -25,6 +25,7 @@ __all__ = ["FourDVarNet1D", "FourDVarNet2D", "FourDVarNet3D"]
 class FourDVarNet1D(FourDVarNet):
     """4DVarNet of windows (n_time, state_dim), as in `Batch1D`.
 
+    >>> import jax.numpy as jnp
     >>> from vardax.types import Batch1D
     >>> model = FourDVarNet1D(state_dim=6, n_time=5, latent_dim=4, hidden_dim=4, n_solver_steps=3)
     >>> model(Batch1D.from_observations(jnp.ones((2, 5, 6)))).shape
@@ -62,6 +63,7 @@ class FourDVarNet2D(FourDVarNet):
     The default networks are convolutional: trained on patches, they run on any grid. `grid_shape` (H, W) makes another
     grid an error.
 
+    >>> import jax.numpy as jnp
     >>> from vardax.types import Batch2D
     >>> model = FourDVarNet2D(n_time=3, latent_dim=4, hidden_dim=4, n_solver_steps=2)
     >>> model(Batch2D.from_observations(jnp.ones((1, 3, 8, 10)))).shape
@@ -102,6 +104,7 @@ class FourDVarNet2D(FourDVarNet):
 class FourDVarNet3D(FourDVarNet):
     """4DVarNet of windows (n_time, D, H, W), as in `Batch3D`; the rest is as in `FourDVarNet2D`.
 
+    >>> import jax.numpy as jnp
     >>> from vardax.types import Batch3D
     >>> model = FourDVarNet3D(n_time=2, latent_dim=2, hidden_dim=2, n_solver_steps=2)
     >>> model(Batch3D.from_observations(jnp.ones((1, 2, 4, 5, 6)))).shape
