@@ -167,6 +167,18 @@ def test_all_adjoints_of_optimistix_and_vardax_run_it():
     np.testing.assert_allclose(along, difference, rtol=1e-7)
 
 
+def test_the_size_of_a_step_is_measured_as_asked():
+    descent = modulator(Itself, w=0.3, beta=0.0, c=0.0)
+    ends = {}
+    for norm in (optx.rms_norm, optx.max_norm):
+        solver = LearnedMinimiser(descent, 3, norm=norm)
+        x = optx.minimise(cost, solver, jnp.zeros(N), jnp.asarray(B))
+        before = optx.minimise(cost, LearnedMinimiser(descent, 2), jnp.zeros(N), jnp.asarray(B)).value
+        ends[norm] = float(x.stats["record"].change)
+        np.testing.assert_allclose(ends[norm], norm(x.value - before) / norm(x.value), rtol=1e-5)
+    assert ends[optx.rms_norm] != ends[optx.max_norm]
+
+
 def test_what_cannot_be_used_is_refused_in_words():
     with pytest.raises(TypeError, match="`grad_mod` is 3, expected a gradient modulator"):
         LearnedMinimiser(3)

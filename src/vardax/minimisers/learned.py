@@ -144,7 +144,8 @@ class LearnedMinimiser(optx.AbstractMinimiser):
     - `alpha`: the factor of the update. A modulator with `scaled_by_itself = True` (`IdentityGradMod`) is not scaled.
     - `normalize_grad`: None normalises for all modulators but those that scale themselves.
     - `rule`: `ConstantStep()`, or `AnnealedStep(gradient_step)`.
-    - `rtol`, `atol`: stop earlier, once the step is smaller than atol + rtol · rms(x) (root mean square). 0: never.
+    - `rtol`, `atol`: stop earlier, once the step is smaller than atol + rtol · the size of x. 0: never.
+    - `norm`: how the sizes of steps and states are measured, by default as root mean squares.
 
     A step that is not finite is refused: the iterate before it is returned, and `record.non_finite` says so.
 
@@ -214,7 +215,7 @@ class LearnedMinimiser(optx.AbstractMinimiser):
         stepped, memory = modulated_step(self, gradient, y, state.memory, scale, k)
         usable = jnp.isfinite(cost) & _all_finite(stepped)
         kept = jax.tree.map(lambda new, old: jnp.where(usable, new, old), stepped, y)
-        record = _written(state.record, cost, aux, gradient, y, stepped, usable)
+        record = _written(state.record, cost, aux, gradient, y, stepped, usable, self.norm)
         return kept, LearnedState(memory, scale, record), aux
 
     def terminate(
@@ -255,12 +256,13 @@ def _written(
     y: PyTree[Array],
     stepped: PyTree[Array],
     usable: Bool[Array, ""],
+    size_of: Callable[[PyTree], Array],
 ) -> LearnedRecord:
     """The record with the row of this step, kept out of derivatives. `change` is the size of the step until the end."""
     k = record.n_steps
     cost, aux, gradient, y, stepped = stop_gradient((cost, aux, gradient, y, stepped))
     norm = jnp.sqrt(sum(jnp.sum(leaf.astype(record.gradient_norm.dtype) ** 2) for leaf in jax.tree.leaves(gradient)))
-    change = _rms(jax.tree.map(jnp.subtract, stepped, y)).astype(record.change.dtype)
+    change = size_of(jax.tree.map(jnp.subtract, stepped, y)).astype(record.change.dtype)
     return LearnedRecord(
         cost=record.cost.at[k].set(cost),
         gradient_norm=record.gradient_norm.at[k].set(norm),
