@@ -98,26 +98,14 @@ class LearnedState(eqx.Module):
     record: LearnedRecord
 
 
-def _mean_square(tree: PyTree[Array]) -> Float[Array, ""]:
-    leaves = jax.tree.leaves(tree)
-    dtype = jnp.result_type(*leaves)
-    total = sum((jnp.sum(leaf.astype(dtype) ** 2) for leaf in leaves), jnp.zeros((), dtype))
-    return total / max(sum(leaf.size for leaf in leaves), 1)
-
-
-def _rms(tree: PyTree[Array]) -> Float[Array, ""]:
-    return jnp.sqrt(_mean_square(tree))
-
-
 def _all_finite(tree: PyTree[Array]) -> Bool[Array, ""]:
     return jnp.all(jnp.asarray([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
 def gradient_scale(gradient: PyTree[Array]) -> Float[Array, ""]:
     """The root mean square of a gradient, 1 for one that is zero."""
-    square = _mean_square(gradient)
-    nonzero = square > 0
-    return jnp.where(nonzero, jnp.sqrt(jnp.where(nonzero, square, jnp.ones_like(square))), jnp.ones_like(square))
+    size = optx.rms_norm(gradient)
+    return jnp.where(size > 0, size, jnp.ones_like(size))
 
 
 def modulated_step(
@@ -163,7 +151,7 @@ class LearnedMinimiser(optx.AbstractMinimiser):
     rule: AbstractStepRule = ConstantStep()
     rtol: float = eqx.field(static=True, default=0.0)
     atol: float = eqx.field(static=True, default=0.0)
-    norm: Callable[[PyTree], Array] = eqx.field(static=True, default=_rms)
+    norm: Callable[[PyTree], Array] = eqx.field(static=True, default=optx.rms_norm)
 
     def __check_init__(self) -> None:
         if not callable(self.grad_mod) or isinstance(self.grad_mod, type):
@@ -261,7 +249,7 @@ def _written(
     """The record with the row of this step, kept out of derivatives. `change` is the size of the step until the end."""
     k = record.n_steps
     cost, aux, gradient, y, stepped = stop_gradient((cost, aux, gradient, y, stepped))
-    norm = jnp.sqrt(sum(jnp.sum(leaf.astype(record.gradient_norm.dtype) ** 2) for leaf in jax.tree.leaves(gradient)))
+    norm = optx.two_norm(gradient).astype(record.gradient_norm.dtype)
     change = size_of(jax.tree.map(jnp.subtract, stepped, y)).astype(record.change.dtype)
     return LearnedRecord(
         cost=record.cost.at[k].set(cost),
