@@ -15,6 +15,13 @@ DTYPE = jnp.result_type(float)
 TOLERANCE = 1e-12 if jax.config.jax_enable_x64 else 1e-5
 
 
+PAST_THE_EDGE = {
+    "zeros": lambda p, n: p if 0 <= p < n else None,
+    "periodic": lambda p, n: p % n,
+    "reflect": lambda p, n: n - 1 - abs(n - 1 - abs(p)),
+}
+
+
 def field(n_channels, space, seed=0):
     return np.random.default_rng(seed).standard_normal((n_channels, *space))
 
@@ -28,13 +35,9 @@ def oracle(convolution, x):
         out[(slice(None), *cell)] = bias
         for shift in itertools.product(range(size), repeat=len(space)):
             place = [c + s - size // 2 for c, s in zip(cell, shift, strict=True)]
-            outside = any(not 0 <= p < n for p, n in zip(place, space, strict=True))
-            if outside and convolution.padding == "zeros":
+            place = [PAST_THE_EDGE[e](p, n) for p, n, e in zip(place, space, convolution.padding, strict=True)]
+            if None in place:
                 continue
-            if convolution.padding == "periodic":
-                place = [p % n for p, n in zip(place, space, strict=True)]
-            if convolution.padding == "reflect":
-                place = [n - 1 - abs(n - 1 - abs(p)) for p, n in zip(place, space, strict=True)]
             out[(slice(None), *cell)] += weight[(slice(None), slice(None), *shift)] @ x[(slice(None), *place)]
     return out
 
@@ -47,6 +50,13 @@ def test_it_is_the_sum_over_the_kernel(n_spatial, size, padding):
     found = eqx.filter_jit(convolution)(jnp.asarray(x, DTYPE))
 
     np.testing.assert_allclose(found, oracle(convolution, x), atol=TOLERANCE * 10)
+
+
+@pytest.mark.parametrize("padding", [("reflect", "periodic"), ("zeros", "reflect"), ["periodic", "zeros"]])
+def test_each_axis_may_have_its_own_edges(padding):
+    convolution, x = Convolution(2, 3, 2, 5, padding=padding), field(3, (4, 6))
+    assert convolution.padding == tuple(padding)
+    np.testing.assert_allclose(convolution(jnp.asarray(x, DTYPE)), oracle(convolution, x), atol=TOLERANCE * 10)
 
 
 def test_periodic_convolution_commutes_with_translation():
@@ -99,6 +109,7 @@ def test_other_keys_draw_other_weights():
         (lambda: Convolution(4, 1, 1), "`n_spatial` is 4"),
         (lambda: Convolution(1, 0, 1), "`in_channels` is 0"),
         (lambda: Convolution(1, 1, 1, 4), "`kernel_size` is 4, expected an odd number"),
+        (lambda: Convolution(2, 1, 1, padding=("zeros",)), r"or one of these for each of 2 axes of space"),
     ],
 )
 def test_bad_settings_are_named(make, words):
@@ -112,6 +123,7 @@ def test_bad_settings_are_named(make, words):
         ("reflect", (2, 3, 2), r"the grid \(3, 2\) is smaller than the kernel needs.*need 3 or more"),
         ("periodic", (2, 1, 4), r"the grid \(1, 4\) is smaller than the kernel needs.*need 2 or more"),
         ("zeros", (2, 0, 4), r"the grid \(0, 4\) is smaller"),
+        (("zeros", "reflect"), (2, 1, 2), r"the grid \(1, 2\) is smaller.*'reflect' need 3"),
         ("zeros", (3, 4, 4), r"shape \(3, 4, 4\), expected 2 channels on 2 axes"),
         ("zeros", (2, 4), r"shape \(2, 4\), expected 2 channels on 2 axes"),
     ],

@@ -19,7 +19,7 @@ def convolution(n_in, n_out, key):
 
 
 def layers(form):
-    return form.layers(convolution, C, L, Resampling(1, CellCentred(), False), jax.random.key(3))
+    return form.layers(convolution, C, L, Resampling(1, CellCentred(), (False,)), jax.random.key(3))
 
 
 def affine(conv, field, part=slice(None)):

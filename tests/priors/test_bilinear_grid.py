@@ -44,7 +44,9 @@ def test_any_grid_will_do_and_a_periodic_one_turns():
     circle = BilinAEPrior2D(T, 3, padding="periodic", downsampling=2)
     turned = circle(jnp.roll(X, (2, 6), axis=(1, 2)))
     np.testing.assert_allclose(turned, jnp.roll(circle(X), (2, 6), axis=(1, 2)), atol=CLOSE)
-    with pytest.raises(ValueError, match=r"the grid \(19, 30\) is periodic and cannot be continued to a multiple of 2"):
+    with pytest.raises(
+        ValueError, match=r"the grid \(19, 30\) has a periodic axis, which cannot be continued to a multiple of 2"
+    ):
         circle(X[:, :19])
 
 

@@ -80,7 +80,7 @@ def test_bad_input_is_refused_in_words(circle):
         circle(jnp.zeros((3, N)))
     with pytest.raises(ValueError, match="`downsampling` is 5, which does not divide `state_dim`, 12"):
         ConvAEPrior1D(N, T, downsampling=5)
-    with pytest.raises(ValueError, match=r"the grid \(11,\) is periodic and cannot be continued"):
+    with pytest.raises(ValueError, match=r"the grid \(11,\) has a periodic axis, which cannot be continued"):
         circle(X[:, :11])
     with pytest.raises(ValueError, match=r"decoder\(encoder\(x\)\) has shape \(2, 6\), expected \(2, 12\)"):
         ConvAEPrior(lambda x: x[:, ::2], lambda z: z)(X)

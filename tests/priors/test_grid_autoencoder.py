@@ -41,7 +41,7 @@ def test_time_and_variables_become_channels_and_come_back():
 
 
 def test_a_grid_of_any_size_is_continued_and_cut():
-    net = GridAutoencoder(Window("Owner", (1,), 1), Halve(), 1, 2, False)
+    net = GridAutoencoder(Window("Owner", (1,), 1), Halve(), 1, 2, (False,))
     x = jnp.arange(5.0)[None]
     np.testing.assert_array_equal(net.reconstruct(x), [[0, 0, 2, 2, 4]])
     np.testing.assert_array_equal(net.decode(net.encode(x[:, :4])), [[0, 0, 2, 2]])
@@ -53,11 +53,12 @@ def test_a_grid_of_any_size_is_continued_and_cut():
 
 def test_continuing_repeats_the_last_cells_of_each_axis():
     field = jnp.asarray(RANDOM.normal(size=(2, 5, 6)))
-    larger = on_multiples(field, 4, "Owner", periodic=False)
+    larger = on_multiples(field, 4, "Owner", periodic=(False, False))
     np.testing.assert_array_equal(larger, np.pad(field, [(0, 0), (0, 3), (0, 2)], mode="edge"))
-    assert on_multiples(larger, 4, "Owner", periodic=True) is larger
-    with pytest.raises(ValueError, match=r"Owner: the grid \(5, 6\) is periodic and cannot be continued"):
-        on_multiples(field, 4, "Owner", periodic=True)
+    assert on_multiples(larger, 4, "Owner", periodic=(True, True)) is larger
+    assert on_multiples(larger[:, :5], 4, "Owner", periodic=(False, True)).shape == larger.shape
+    with pytest.raises(ValueError, match=r"Owner: the grid \(5, 6\) has a periodic axis, which cannot be continued"):
+        on_multiples(field, 4, "Owner", periodic=(False, True))
 
 
 def test_layers_compute_in_the_precision_of_their_weights():

@@ -18,7 +18,7 @@ def interpolated(values, places):
 
 
 def test_going_down_takes_means_of_blocks():
-    coarse = Resampling(3, CellCentred(), False).down(jnp.asarray(FIELD))
+    coarse = Resampling(3, CellCentred(), (False, False)).down(jnp.asarray(FIELD))
     np.testing.assert_allclose(coarse[1, 1, 2], FIELD[1, 3:6, 6:9].mean(), rtol=1e-5)
     assert coarse.shape == (2, 2, 3)
 
@@ -38,7 +38,7 @@ def test_going_up_interpolates_between_the_places_of_the_cells(factor):
 
 @pytest.mark.parametrize("upsampling", [CellCentred(), CornerAligned()], ids=lambda u: type(u).__name__)
 def test_every_axis_of_space_is_interpolated_and_channels_are_not(upsampling):
-    up = eqx.filter_jit(lambda x: Resampling(2, upsampling, False).up(x))
+    up = eqx.filter_jit(lambda x: Resampling(2, upsampling, (False, False)).up(x))
     along = eqx.filter_jit(lambda x, axis: upsampling.along(x, axis, 2, periodic=False))
     fine = up(jnp.asarray(FIELD))
     assert fine.shape == (2, 12, 18)
@@ -47,11 +47,11 @@ def test_every_axis_of_space_is_interpolated_and_channels_are_not(upsampling):
 
 
 def test_a_factor_of_one_changes_nothing():
-    same, x = Resampling(1, CornerAligned(), True), jnp.asarray(FIELD)
+    same, x = Resampling(1, CornerAligned(), (True, True)), jnp.asarray(FIELD)
     assert same.down(x) is x
     assert same.up(x) is x
 
 
 def test_corners_need_an_edge():
     with pytest.raises(ValueError, match="`upsampling` is CornerAligned, which a periodic axis has no corners for"):
-        Resampling(2, CornerAligned(), True)
+        Resampling(2, CornerAligned(), (False, True))

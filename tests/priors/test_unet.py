@@ -52,7 +52,9 @@ def test_a_grid_that_is_not_a_multiple_is_continued(prior):
 def test_a_periodic_field_turns():
     prior, x = UNetPrior2D(T, 2, depth=1, padding="periodic"), X[:, :8, :8]
     np.testing.assert_allclose(prior(jnp.roll(x, 2, axis=2)), jnp.roll(prior(x), 2, axis=2), atol=CLOSE)
-    with pytest.raises(ValueError, match=r"UNetPrior2D: the grid \(7, 8\) is periodic and cannot be continued to a"):
+    with pytest.raises(
+        ValueError, match=r"UNetPrior2D: the grid \(7, 8\) has a periodic axis, which cannot be continued to a"
+    ):
         prior(x[:, :7])
 
 

@@ -29,7 +29,7 @@ from vardax.dynamics.stepping import checked_count
 from vardax.grad_mod.channels import groups_of, in_groups, same_shape
 from vardax.grad_mod.inputs import AbstractInputs, GradientOnly, StateAndGradient
 from vardax.grad_mod.torch_weights import conv_lstm_weights
-from vardax.networks.convolution import Convolution, Padding
+from vardax.networks.convolution import Convolution, Padding, closed_axes
 from vardax.priors.grid_autoencoder import on_multiples
 from vardax.priors.resampling import AbstractUpsampling, CellCentred, CornerAligned, Resampling
 from vardax.types import AbstractLSTMState, LSTMState1D, LSTMState2D, LSTMState3D
@@ -78,7 +78,7 @@ class AbstractConvLSTMGradMod(eqx.Module):
         self.readout = eqx.tree_at(lambda c: c.bias, readout, replace_fn=jnp.zeros_like)
         self.inputs = inputs
         factor = checked_count(downsampling, "downsampling", owner, least=1)
-        self.resampling = Resampling(factor, upsampling, padding == "periodic")
+        self.resampling = Resampling(factor, upsampling, closed_axes(padding, n_spatial, owner))
 
     @property
     def hidden_dim(self) -> int:
@@ -168,7 +168,8 @@ class ConvLSTMGradMod1D(AbstractConvLSTMGradMod):
 
     - `state_channels`: T takes all times as channels; 1 shares the weights over them (`vardax.grad_mod.channels`).
     - `hidden_dim`: channels of the memory.
-    - `kernel_size` of both convolutions, odd; `padding`: "zeros", "periodic" or "reflect", what lies beyond the edges.
+    - `kernel_size` of both convolutions, odd; `padding`: "zeros", "periodic" or "reflect", what lies beyond the edges,
+      or one for each axis of space.
     - `inputs`: `StateAndGradient()` or `GradientOnly()`.
     - `downsampling`: the factor to the grid of the memory; `upsampling`: back, `CellCentred()` or `CornerAligned()`.
     - `key`: of the first weights, `jax.random.key(0)` by default; `dtype`: theirs, JAX's default float if not given.

@@ -2,14 +2,16 @@
 
     y[o, p] = b[o] + sum_{i, s} w[o, i, s] x~[i, p + s - h],        h = (kernel_size - 1) / 2
 
-x~ is x, continued past its edges by `padding`: zeros, periodic, or reflect (the edge cell is not repeated). The kernel
-lies as PyTorch's does, (out, in, *kernel) and not flipped, so that its weights can be taken over as they are.
+x~ is x, continued past its edges by `padding`: zeros, periodic, or reflect (the edge cell is not repeated), the same
+along all axes or one for each: a map of the globe is ("reflect", "periodic"). The kernel lies as PyTorch's does,
+(out, in, *kernel) and not flipped, so that its weights can be taken over as they are.
 
 The sum itself has the channels last (`vardax.networks.correlation`), the layout that is fast; the compiler lays out
 what comes between two convolutions the same way, so the transposes cost next to nothing.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Literal, TypeAlias, get_args
 
 import equinox as eqx
@@ -19,10 +21,13 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from vardax.networks.correlation import correlate
 
-__all__ = ["Convolution", "Padding"]
+__all__ = ["Convolution", "Edge", "Padding", "closed_axes", "edges"]
 
-Padding: TypeAlias = Literal["zeros", "periodic", "reflect"]
+Edge: TypeAlias = Literal["zeros", "periodic", "reflect"]
 """What is past the edge: nothing, the other side, or the field mirrored at its outermost cells."""
+
+Padding: TypeAlias = Edge | Sequence[Edge]
+"""One for all axes of space, or one for each."""
 
 _MODES = {"periodic": "wrap", "reflect": "reflect"}
 
@@ -41,7 +46,7 @@ class Convolution(eqx.Module):
 
     weight: Float[Array, "out in *kernel"]
     bias: Float[Array, "out"] | None
-    padding: Padding = eqx.field(static=True)
+    padding: tuple[Edge, ...] = eqx.field(static=True)
 
     def __init__(
         self,
@@ -65,15 +70,13 @@ class Convolution(eqx.Module):
                 f"Convolution: `kernel_size` is {kernel_size}, expected an odd number: the kernel has a cell in its "
                 "middle."
             )
-        if padding not in get_args(Padding):
-            raise ValueError(f"Convolution: `padding` is {padding!r}, expected one of {', '.join(get_args(Padding))}.")
+        self.padding = edges(padding, n_spatial, "Convolution")
         for_weight, for_bias = jax.random.split(jax.random.key(0) if key is None else key)
         dtype = jnp.result_type(float) if dtype is None else dtype
         bound = 1 / math.sqrt(in_channels * kernel_size**n_spatial)
         shape = (out_channels, in_channels, *[kernel_size] * n_spatial)
         self.weight = jax.random.uniform(for_weight, shape, dtype, -bound, bound)
         self.bias = jax.random.uniform(for_bias, (out_channels,), dtype, -bound, bound) if use_bias else None
-        self.padding = padding
 
     @property
     def kernel_size(self) -> int:
@@ -96,8 +99,11 @@ class Convolution(eqx.Module):
     def _summed(self, x: Float[Array, "*space in"]) -> Float[Array, "*space out"]:
         x, reach = x.astype(self.weight.dtype), self.kernel_size // 2
         around = ((reach, reach),) * (x.ndim - 1)
-        if self.padding != "zeros":
-            x, around = jnp.pad(x, (*around, (0, 0)), mode=_MODES[self.padding]), ((0, 0),) * (x.ndim - 1)
+        for edge, mode in _MODES.items():
+            if edge in self.padding:
+                here = [ends if kind == edge else (0, 0) for ends, kind in zip(around, self.padding, strict=True)]
+                x = jnp.pad(x, (*here, (0, 0)), mode=mode)
+        around = tuple(ends if kind == "zeros" else (0, 0) for ends, kind in zip(around, self.padding, strict=True))
         kernel = jnp.moveaxis(self.weight, (0, 1), (-1, -2))
         out = correlate(x[None], kernel, around)[0]
         return out if self.bias is None else out + self.bias.reshape(*[1] * (x.ndim - 1), -1)
@@ -110,10 +116,31 @@ class Convolution(eqx.Module):
                 f"{'axis' if n_spatial == 1 else 'axes'} of space."
             )
         reach = self.kernel_size // 2
-        needed = {"zeros": 1, "periodic": max(reach, 1), "reflect": reach + 1}[self.padding]
-        if min(shape[1:]) < needed:
-            raise ValueError(
-                f"Convolution: the grid {shape[1:]} is smaller than the kernel needs: {self.kernel_size} cells with "
-                f"padding {self.padding!r} need {needed} or more along each axis. Use a larger grid, a smaller "
-                "`kernel_size`, or zeros as padding."
-            )
+        least = {"zeros": 1, "periodic": max(reach, 1), "reflect": reach + 1}
+        for n, edge in zip(shape[1:], self.padding, strict=True):
+            if n < least[edge]:
+                raise ValueError(
+                    f"Convolution: the grid {shape[1:]} is smaller than the kernel needs: {self.kernel_size} cells "
+                    f"with padding {edge!r} need {least[edge]} or more along an axis. Use a larger grid, a smaller "
+                    "`kernel_size`, or zeros as padding."
+                )
+
+
+def edges(padding: Padding, n_spatial: int, owner: str) -> tuple[Edge, ...]:
+    """The padding of each axis of space, checked.
+
+    >>> edges("zeros", 2, "Owner")
+    ('zeros', 'zeros')
+    """
+    each = (padding,) * n_spatial if isinstance(padding, str) else tuple(padding)
+    if len(each) != n_spatial or not set(each) <= set(get_args(Edge)):
+        raise ValueError(
+            f"{owner}: `padding` is {padding!r}, expected one of {', '.join(get_args(Edge))}, or one of these for each "
+            f"of {n_spatial} axes of space."
+        )
+    return each
+
+
+def closed_axes(padding: Padding, n_spatial: int, owner: str) -> tuple[bool, ...]:
+    """Which axes of space close on themselves."""
+    return tuple(edge == "periodic" for edge in edges(padding, n_spatial, owner))

@@ -13,7 +13,7 @@ import equinox as eqx
 from jaxtyping import PRNGKeyArray
 
 from vardax.dynamics.stepping import checked_count
-from vardax.networks.convolution import Convolution, Padding
+from vardax.networks.convolution import Convolution, Padding, closed_axes
 from vardax.priors.bilinear_forms import AbstractBilinearForm, Gated, Product, Square
 from vardax.priors.grid_autoencoder import (
     AbstractGridAutoencoderPrior,
@@ -35,7 +35,8 @@ class BilinAEPrior2D(AbstractGridAutoencoderPrior):
     - `n_time`: T; None for states (H, W) without a time axis.
     - `latent_dim`: latent numbers for each cell of the coarse grid.
     - `form`: `Gated()`, z = ReLU(A x) ⊙ tanh(B x), or `Product()` or `Square()`.
-    - `kernel_size` of all convolutions, odd; `padding`: "zeros", "periodic" or "reflect", what lies beyond the edges.
+    - `kernel_size` of all convolutions, odd; `padding`: "zeros", "periodic" or "reflect", what lies beyond the edges,
+      or one for each axis.
     - `downsampling`: the factor to the coarse grid, by means; `upsampling`: back, `CellCentred()` or `CornerAligned()`.
     - `key`: of the first weights, `jax.random.key(0)` by default; `dtype`: theirs.
 
@@ -191,7 +192,7 @@ def _net(
     def convolution(n_in: int, n_out: int, key: PRNGKeyArray) -> Convolution:
         return Convolution(window.n_spatial, n_in, n_out, kernel_size, padding=padding, dtype=dtype, key=key)
 
-    periodic = padding == "periodic"
+    periodic = closed_axes(padding, window.n_spatial, owner)
     layers = form.layers(
         convolution, window.n_channels, latent_dim, Resampling(factor, upsampling, periodic), as_key(key)
     )

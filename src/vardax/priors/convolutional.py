@@ -121,8 +121,8 @@ class ConvAEPrior1D(AbstractGridAutoencoderPrior):
             Convolution(1, a, b, kernel_size, padding="periodic", dtype=as_dtype(dtype), key=k)
             for a, b, k in zip(widths[:-1], widths[1:], keys, strict=True)
         )
-        layers = PeriodicLayers(convolutions, Resampling(factor, CellCentred(), True))
-        self.net, self.state_dim = GridAutoencoder(window, layers, n_latent, factor, True), n
+        layers = PeriodicLayers(convolutions, Resampling(factor, CellCentred(), (True,)))
+        self.net, self.state_dim = GridAutoencoder(window, layers, n_latent, factor, (True,)), n
 
     @property
     def state_signature(self) -> jax.ShapeDtypeStruct | None:

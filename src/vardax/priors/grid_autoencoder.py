@@ -76,14 +76,14 @@ class GridAutoencoder(eqx.Module):
     """Layers with `encode` and `decode` of channels, as a map of windows.
 
     - `factor`: the layers' latent grid has that many times fewer cells along each axis.
-    - `periodic`: all axes close.
+    - `periodic`: which axes of space close.
     """
 
     window: Window
     layers: Any
     latent_dim: int = eqx.field(static=True)
     factor: int = eqx.field(static=True)
-    periodic: bool = eqx.field(static=True)
+    periodic: tuple[bool, ...] = eqx.field(static=True)
 
     @eqx.filter_jit
     def encode(self, x: Float[Array, "..."]) -> Float[Array, "latent *coarse"]:
@@ -143,16 +143,16 @@ class AbstractGridAutoencoderPrior(eqx.Module):
 
 
 def on_multiples(
-    channels: Float[Array, "channels *space"], factor: int, owner: str, *, periodic: bool
+    channels: Float[Array, "channels *space"], factor: int, owner: str, *, periodic: tuple[bool, ...]
 ) -> Float[Array, "channels *larger"]:
     """The field, each axis continued to a multiple of `factor` by its last cells."""
     beyond = [-n % factor for n in channels.shape[1:]]
     if not any(beyond):
         return channels
-    if periodic:
+    if any(n > 0 and closes for n, closes in zip(beyond, periodic, strict=True)):
         raise ValueError(
-            f"{owner}: the grid {channels.shape[1:]} is periodic and cannot be continued to a multiple of {factor}, "
-            "the factor to its coarsest grid."
+            f"{owner}: the grid {channels.shape[1:]} has a periodic axis, which cannot be continued to a multiple "
+            f"of {factor}, the factor to its coarsest grid."
         )
     return jnp.pad(channels, [(0, 0), *((0, n) for n in beyond)], mode="edge")
 

@@ -63,14 +63,14 @@ class CornerAligned(AbstractUpsampling):
 
 
 class Resampling(eqx.Module):
-    """Means of blocks of `factor` cells and back, for (channels, *space)."""
+    """Means of blocks of `factor` cells and back, for (channels, *space); `periodic` says it of each axis of space."""
 
     factor: int = eqx.field(static=True)
     upsampling: AbstractUpsampling
-    periodic: bool = eqx.field(static=True)
+    periodic: tuple[bool, ...] = eqx.field(static=True)
 
     def __check_init__(self):
-        if self.periodic and isinstance(self.upsampling, CornerAligned) and self.factor > 1:
+        if any(self.periodic) and isinstance(self.upsampling, CornerAligned) and self.factor > 1:
             raise ValueError(
                 "`upsampling` is CornerAligned, which a periodic axis has no corners for: take CellCentred()."
             )
@@ -84,8 +84,8 @@ class Resampling(eqx.Module):
     def up(self, x: Float[Array, "channels *coarse"]) -> Float[Array, "channels *space"]:
         if self.factor == 1:
             return x
-        for axis in range(1, x.ndim):
-            x = self.upsampling.along(x, axis, self.factor, periodic=self.periodic)
+        for axis, periodic in enumerate(self.periodic, start=1):
+            x = self.upsampling.along(x, axis, self.factor, periodic=periodic)
         return x
 
 

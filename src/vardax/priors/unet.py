@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from vardax.dynamics.stepping import checked_count
-from vardax.networks.convolution import Convolution, Padding
+from vardax.networks.convolution import Convolution, Padding, closed_axes
 from vardax.priors.grid_autoencoder import Window, as_dtype, as_key, in_precision_of, on_multiples, time_axes
 from vardax.priors.resampling import CellCentred, Resampling
 
@@ -32,11 +32,12 @@ class UNetPrior2D(eqx.Module):
 
     - `n_time`: T; None for states (H, W) without a time axis.
     - `hidden_dim`: channels on the finest grid; `depth`: how many times the grid is halved.
-    - `kernel_size` of the blocks, odd; `padding`: "zeros", "periodic" or "reflect", what lies beyond the edges.
+    - `kernel_size` of the blocks, odd; `padding`: "zeros", "periodic" or "reflect", what lies beyond the edges,
+      or one for each axis.
     - `key`: of the first weights, `jax.random.key(0)` by default; `dtype`: theirs.
 
     It trains on patches and runs on any grid: one that 2^depth does not divide is continued to the next multiple by
-    repeating its last cells, which are cut off at the end. A periodic grid has to be a multiple.
+    repeating its last cells, which are cut off at the end. A periodic axis has to be a multiple.
 
     >>> UNetPrior2D(n_time=3, hidden_dim=4)(jnp.zeros((3, 10, 13))).shape
     (3, 10, 13)
@@ -71,7 +72,7 @@ class UNetPrior2D(eqx.Module):
         going_up = zip(widths[:-1], widths[1:], keys[depth + 1 :], strict=True)
         self.ascent = tuple(block(fine + coarse, fine, k) for fine, coarse, k in going_up)
         self.readout = Convolution(2, width, n, 1, dtype=dtype, key=last)
-        self.resampling = Resampling(2, CellCentred(), padding == "periodic")
+        self.resampling = Resampling(2, CellCentred(), closed_axes(padding, 2, "UNetPrior2D"))
 
     @property
     def state_signature(self) -> None:
