@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from vardax.grad_mod.inputs import GradientOnly, StateAndGradient
 
@@ -17,3 +18,10 @@ def test_the_state_comes_before_its_gradient():
 def test_the_gradient_may_be_all():
     assert GradientOnly()(GRAD, STATE) is GRAD
     assert GradientOnly.n_fields == 1
+
+
+def test_the_state_may_be_standardised():
+    seen = StateAndGradient(mean=2.0, scale=4.0)(GRAD, STATE)
+    np.testing.assert_allclose(seen, np.concatenate([(np.asarray(STATE) - 2) / 4, np.asarray(GRAD)]), rtol=1e-6)
+    with pytest.raises(ValueError, match="`scale` is 0.0, expected a positive number"):
+        StateAndGradient(scale=0.0)
