@@ -5,7 +5,7 @@ every eighth step with noise of variance 2; the first and the last ten steps are
 in `learned_lorenz.py`; `--quick` leaves out weak 4D-Var, which takes long to compile.
 """
 
-from learned_lorenz import Setting, main
+from learned_lorenz import Setting, Training, main
 from lorenz_windows import lorenz63
 
 
@@ -21,17 +21,37 @@ def prior():
     return L63Prior()
 
 
+def modulator(seed: int):
+    """Convolutions of time, the three components together."""
+    import equinox as eqx
+    import jax
+
+    from vardax.grad_mod import ConvLSTMGradMod1D, StateAndGradient
+
+    class AlongTime(eqx.Module):
+        net: ConvLSTMGradMod1D
+
+        def init_carry(self, state):
+            return self.net.init_carry(state.T)
+
+        def __call__(self, grad, state, carry):
+            update, carry = self.net(grad.T, state.T, carry)
+            return update.T, carry
+
+    return AlongTime(ConvLSTMGradMod1D(3, 48, inputs=StateAndGradient(mean=8.0, scale=12.0), key=jax.random.key(seed)))
+
+
 if __name__ == "__main__":
     setting = Setting(
         program=__file__,
         windows=lorenz63,
+        circle=False,
         model=model,
         prior=prior,
-        padding="zeros",
+        modulator=modulator,
+        training=Training(phases=((5, 500), (10, 300), (20, 700)), batch=64, piece=104, rate=3e-3),
         stages=(0.1, 0.01, 0.001),
         n_outer=20,
-        hidden=64,
-        batch=64,
         published=None,
     )
     main(setting, __doc__)

@@ -5,10 +5,13 @@
 - weak 4D-Var: `WeakFourDVar` by Gauss-Newton with the climate as background, Q = q I and q lowered in stages, each
   from the trajectory of the stage before; in double precision, since single precision is forgotten by a trajectory of
   some time units. The truth has no model error: q is there for the sake of the minimisation.
-- 4DVarNet: the model as prior and a ConvLSTM that sees the whole window at once, 20 iterations, trained with Adam.
+- 4DVarNet: the model as prior and a ConvLSTM, 20 iterations from the interpolation, trained with Adam: at first
+  with few iterations, then with all, on pieces of the training windows that are observed anew each time (and turned
+  round the circle). Convolutions take any length, so pieces train what runs on whole windows.
 
-The budget is a number of training steps and a number of seconds, whichever ends first; each of `--seeds` draws windows,
-noise and weights anew.
+The training budget is a number of steps and a number of seconds, whichever ends first; each of `--seeds` draws windows,
+noise and weights anew. Weak 4D-Var takes long, so it has the first `--weak` test windows; every method is scored on
+these, `first`, and on all.
 """
 
 import argparse
@@ -24,21 +27,36 @@ import numpy as np
 from lorenz_windows import LENGTH, NOISE_VARIANCE, Windows
 
 N_ITERATIONS, N_INNER = 20, 60
+TOGETHER = 8  # windows of one minimisation, which goes on until the last of them has converged
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """`phases` are (iterations of the solver, steps of training); `piece` is the length of what it is trained on."""
+
+    phases: tuple[tuple[int, int], ...]
+    batch: int
+    piece: int
+    rate: float
+
+    @property
+    def n_steps(self) -> int:
+        return sum(n for _, n in self.phases)
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """One benchmark: its windows, model, prior, padding of the ConvLSTM, and the stages of weak 4D-Var."""
+    """One benchmark: its windows, whether they lie on a circle, model and networks, and the stages of weak 4D-Var."""
 
     program: str
     windows: Callable[..., tuple[Windows, Windows]]
+    circle: bool
     model: Callable[[], Any]
     prior: Callable[[], Any]
-    padding: str
+    modulator: Callable[[int], Any]
+    training: Training
     stages: tuple[float, ...]
     n_outer: int
-    hidden: int
-    batch: int
     published: dict[str, float] | None
 
     @property
@@ -50,8 +68,8 @@ def main(setting: Setting, description: str) -> None:
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a few windows and steps, in seconds; writes no results")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=4000, help="training steps at most")
-    parser.add_argument("--budget", type=float, default=3000.0, help="seconds of training at most")
+    parser.add_argument("--budget", type=float, default=1200.0, help="seconds of training at most")
+    parser.add_argument("--weak", type=int, default=32, help="test windows of weak 4D-Var")
     parser.add_argument("--case", choices=("baselines", "learned"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.case:
@@ -59,22 +77,40 @@ def main(setting: Setting, description: str) -> None:
         return
     rows = []
     for seed in options.seeds[:1] if options.quick else options.seeds:
-        flags = [f"--seeds={seed}", f"--steps={options.steps}", f"--budget={options.budget}"]
+        flags = [f"--seeds={seed}", f"--budget={options.budget}", f"--weak={options.weak}"]
         flags += ["--quick"] if options.quick else []
         for case, x64 in (("baselines", "1"), ("learned", "0")):
             rows += harness.in_fresh_process(setting.program, f"--case={case}", *flags, JAX_ENABLE_X64=x64)["rows"]
     harness.print_table(rows)
+    harness.print_table(over_seeds(rows))
     if not options.quick:
-        print(harness.save(setting.name, {"published": setting.published, "rows": rows}))
+        about = {"published": setting.published, "training": dataclasses.asdict(setting.training)}
+        print(harness.save(setting.name, {**about, "over_seeds": over_seeds(rows), "rows": rows}))
+
+
+def over_seeds(rows: list[dict]) -> list[dict]:
+    """Mean and standard deviation over the seeds of each score of each method."""
+    summary = []
+    for method in dict.fromkeys(row["method"] for row in rows):
+        mine = [row for row in rows if row["method"] == method]
+        spread = {"method": method, "seeds": len(mine)}
+        for score in ("all", "observed", "missing", "first", "seconds"):
+            values = [row[score] for row in mine if score in row]
+            if values:
+                spread[score] = f"{np.mean(values):.3f} ± {np.std(values):.3f}"
+        summary.append(spread)
+    return summary
 
 
 def windows_of(setting: Setting, options) -> tuple[Windows, Windows]:
     return setting.windows(options.seeds[0], 32, 2) if options.quick else setting.windows(options.seeds[0])
 
 
-def row(method: str, options, test: Windows, states, seconds: float, steps: int = 0) -> dict:
-    named = {"method": method, "seed": options.seeds[0], "windows": len(test.truth)}
-    return {**named, **test.scores(states), "steps": steps, "seconds": round(seconds, 1)}
+def row(method: str, options, test: Windows, states, seconds: float, **more) -> dict:
+    """The scores of the windows that `states` has: of all of them, and of those that weak 4D-Var has."""
+    scores = test.scores(states) if len(states) == len(test.truth) else {}
+    first = test.first(options.weak).scores(states[: options.weak])["all"]
+    return {"method": method, "seed": options.seeds[0], **scores, "first": first, "seconds": round(seconds, 1), **more}
 
 
 def baselines(setting: Setting, options) -> None:
@@ -83,20 +119,20 @@ def baselines(setting: Setting, options) -> None:
     rows.append(row("interpolation", options, test, guess, 0.0))
     start = time.perf_counter()
     rows.append(row("OI", options, test, optimal_interpolation(setting, train, test), time.perf_counter() - start))
-    start, states = time.perf_counter(), guess
+    start, states, few = time.perf_counter(), guess[: options.weak], test.first(options.weak)
     for q in () if options.quick else setting.stages:
-        states, converged = weak_four_dvar(setting, train, test, states, q)
-        name = f"weak 4D-Var, q = {q:g}, {converged:.0%} converged"
-        rows.append(row(name, options, test, states, time.perf_counter() - start))
+        states, converged = weak_four_dvar(setting, train, few, states, q)
+        seconds = time.perf_counter() - start
+        rows.append(row(f"weak 4D-Var, q = {q:g}", options, few, states, seconds, converged=round(converged, 3)))
+        print(rows[-1], file=sys.stderr, flush=True)
     harness.report({"rows": rows})
 
 
 def optimal_interpolation(setting: Setting, train: Windows, test: Windows) -> np.ndarray:
     """The best linear estimate with the training windows' mean and covariance."""
     n = train.truth.shape[-1]
-    circle = setting.padding == "periodic"
-    mean = np.full(n, train.truth.mean(dtype=float)) if circle else train.truth.mean((0, 1), dtype=float)
-    covariance = _covariance(train.truth - mean, circle)
+    mean = np.full(n, train.truth.mean(dtype=float)) if setting.circle else train.truth.mean((0, 1), dtype=float)
+    covariance = _covariance(train.truth - mean, setting.circle)
     step, cell = np.divmod(np.arange(LENGTH * n), n)
     out = np.empty_like(test.truth)
     for window, y in enumerate(test.observations.reshape(-1, LENGTH * n)):
@@ -143,56 +179,77 @@ def weak_four_dvar(setting: Setting, train: Windows, test: Windows, states: np.n
     )
     states = jnp.asarray(states, float)
     errors = states[:, 1:] - jax.vmap(jax.vmap(lambda x: model.step(x, model.dt)))(states[:, :-1])
-    batch = vardax.Batch1D.from_observations(test.observations.astype(float))
-    analysis = method.analyse(batch, first_guess=(states[:, 0], errors))
-    return np.asarray(analysis.trajectory), float(np.mean(analysis.converged))
+    trajectories, converged = [], []
+    for first in range(0, len(states), TOGETHER):
+        some = slice(first, first + TOGETHER)
+        batch = vardax.Batch1D.from_observations(test.observations[some].astype(float))
+        analysis = method.analyse(batch, first_guess=(states[some, 0], errors[some]))
+        trajectories.append(np.asarray(analysis.trajectory))
+        converged.append(np.asarray(analysis.converged))
+    return np.concatenate(trajectories), float(np.concatenate(converged).mean())
 
 
 def learned(setting: Setting, options) -> None:
     """Train, and reconstruct the test windows."""
     import equinox as eqx
+
+    import vardax
+
+    train, test = windows_of(setting, options)
+    start = time.perf_counter()
+    model, step = trained(setting, train, options, start)
+    seconds = time.perf_counter() - start
+    call = eqx.filter_jit(lambda model, y: model(vardax.Batch1D.from_observations(y)))
+    parts = np.array_split(test.observations, max(1, len(test.truth) // 64))
+    states = np.concatenate([np.asarray(call(model, y)) for y in parts])
+    harness.report({"rows": [row("4DVarNet", options, test, states, seconds, steps=step)]})
+
+
+def trained(setting: Setting, train: Windows, options, start: float) -> tuple[Any, int]:
+    """(the method, the steps of training that the budget was enough for)."""
     import optax
 
     import vardax
     from vardax.training import learned as parameters
     from vardax.training import train_step
 
-    train, test = windows_of(setting, options)
-    n_steps = 1 if options.quick else options.steps
-    model = network(setting, options.seeds[0], hidden=4 if options.quick else setting.hidden)
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(1e-3, n_steps)))
-    state, rng = optimizer.init(parameters(model)), np.random.default_rng(options.seeds[0])
-    start, step = time.perf_counter(), 0
-    while step < n_steps and time.perf_counter() - start < options.budget:
-        chosen = rng.integers(0, len(train.truth), setting.batch)
-        batch = vardax.Batch1D.from_observations(train.observations[chosen], target=train.truth[chosen])
-        model, state, loss = train_step(model, batch, optimizer, state)
-        step += 1
-        if step % 100 == 0:
-            print(
-                f"step {step}: loss {float(loss):.3f}, {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True
-            )
-    seconds = time.perf_counter() - start
-    call = eqx.filter_jit(lambda model, y: model(vardax.Batch1D.from_observations(y)))
-    parts = np.array_split(test.observations, max(1, len(test.truth) // 64))
-    states = np.concatenate([np.asarray(call(model, y)) for y in parts])
-    harness.report({"rows": [row("4DVarNet", options, test, states, seconds, step)]})
+    plan = Training(((1, 1),), 2, 32, 1e-3) if options.quick else setting.training
+    rates = optax.warmup_cosine_decay_schedule(
+        plan.rate / 10, plan.rate, plan.n_steps // 20, plan.n_steps, plan.rate / 100
+    )
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rates))
+    method, rng, step = network(setting, options.seeds[0]), np.random.default_rng(options.seeds[0]), 0
+    state = optimizer.init(parameters(method))
+    for n_iterations, n_steps in plan.phases:
+        method, losses = method.with_(config=solver_config(n_iterations)), []
+        while len(losses) < n_steps and time.perf_counter() - start < options.budget:
+            drawn = train.drawn(rng, plan.batch, plan.piece, circle=setting.circle)
+            batch = vardax.Batch1D.from_observations(drawn.observations, target=drawn.truth)
+            method, state, loss = train_step(method, batch, optimizer, state)
+            losses, step = [*losses, float(loss)], step + 1
+            if step % 50 == 0:
+                seconds = time.perf_counter() - start
+                print(f"step {step}: loss {np.mean(losses[-50:]):.3f}, {seconds:.0f} s", file=sys.stderr, flush=True)
+    return method.with_(config=solver_config(N_ITERATIONS)), step
 
 
-def network(setting: Setting, seed: int, hidden: int):
-    import jax
+def solver_config(n_iterations: int):
+    from vardax.models import SolverConfig
 
+    return SolverConfig(n_steps=n_iterations, alpha=1.0, obs_weight=1 / NOISE_VARIANCE)
+
+
+def network(setting: Setting, seed: int):
     from vardax.adjoints import DirectAdjoint
-    from vardax.grad_mod import ConvLSTMGradMod1D
-    from vardax.models import FourDVarNet, SolverConfig
+    from vardax.models import FourDVarNet
     from vardax.models.first_states import Interpolated
     from vardax.obs_operators import MaskedIdentity
 
     return FourDVarNet(
         setting.prior(),
         MaskedIdentity(),
-        ConvLSTMGradMod1D(LENGTH, hidden, padding=setting.padding, key=jax.random.key(seed)),
-        SolverConfig(n_steps=N_ITERATIONS, alpha=1.0, obs_weight=1 / NOISE_VARIANCE),
+        setting.modulator(seed),
+        solver_config(N_ITERATIONS),
         DirectAdjoint(),
         start=Interpolated(),
     )

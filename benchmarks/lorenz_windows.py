@@ -19,10 +19,15 @@ LENGTH, NOISE_VARIANCE = 200, 2.0
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
-    """Truth and observations (windows, steps, components), NaN where nothing was observed; `margin` is not scored."""
+    """Truth and observations (windows, steps, components), NaN where nothing was observed; `margin` is not scored.
+
+    A random `fraction` of the components is observed at every so many steps, `every`.
+    """
 
     truth: np.ndarray
     observations: np.ndarray
+    every: int
+    fraction: float
     margin: int = 0
 
     def first(self, n: int) -> "Windows":
@@ -35,6 +40,15 @@ class Windows:
         seen = np.isfinite(self.observations)[:, inside]
         parts = {"all": error, "observed": error[seen], "missing": error[~seen]}
         return {name: round(float(part.mean()), 4) for name, part in parts.items()}
+
+    def drawn(self, rng: np.random.Generator, n: int, length: int, *, circle: bool) -> "Windows":
+        """n pieces of so many steps, from observed steps on and observed anew; turned round, where that is allowed."""
+        which = rng.integers(0, len(self.truth), n)
+        first = rng.integers(0, (LENGTH - length) // self.every + 1, n) * self.every
+        turns = rng.integers(0, self.truth.shape[-1], n) if circle else np.zeros(n, int)
+        pieces = [self.truth[w, f : f + length] for w, f in zip(which, first, strict=True)]
+        truth = np.stack([np.roll(piece, turn, axis=-1) for piece, turn in zip(pieces, turns, strict=True)])
+        return observed(truth, rng, self.every, self.fraction, self.margin)
 
     def interpolated(self) -> np.ndarray:
         """Linear in time at each component, level beyond its first and last observation: the first guess."""
@@ -79,10 +93,14 @@ def lorenz63(seed: int, n_train: int = 10_000, n_test: int = 2000) -> tuple[Wind
 
 
 def _cut(trajectory: np.ndarray, starts: np.ndarray, rng, *, every: int, fraction: float, margin: int = 0) -> Windows:
-    """Windows of a trajectory, with observations of a random fraction of the components at every so many steps."""
-    truth = trajectory[starts[:, None] + np.arange(LENGTH)]
-    n = truth.shape[-1]
-    order = rng.random((len(starts), LENGTH, n)).argsort(axis=-1)
-    seen = (order < round(fraction * n)) & (np.arange(LENGTH) % every == 0)[:, None]
+    return observed(trajectory[starts[:, None] + np.arange(LENGTH)], rng, every, fraction, margin)
+
+
+def observed(truth: np.ndarray, rng: np.random.Generator, every: int, fraction: float, margin: int) -> Windows:
+    """Windows with observations of a random fraction of the components at every so many steps."""
+    _, length, n = truth.shape
+    order = rng.random(truth.shape).argsort(axis=-1)
+    seen = (order < round(fraction * n)) & (np.arange(length) % every == 0)[:, None]
     noisy = truth + np.sqrt(NOISE_VARIANCE) * rng.standard_normal(truth.shape)
-    return Windows(truth.astype(np.float32), np.where(seen, noisy, np.nan).astype(np.float32), margin)
+    seen = np.where(seen, noisy, np.nan)
+    return Windows(truth.astype(np.float32), seen.astype(np.float32), every, fraction, margin)
