@@ -49,7 +49,7 @@ if __name__ == "__main__":
         model=model,
         prior=prior,
         modulator=modulator,
-        training=Training(phases=((5, 500), (10, 300), (20, 700)), batch=64, piece=104, rate=3e-3),
+        training=Training(phases=((5, 400), (10, 200), (20, 500)), batch=32, piece=104, rate=3e-3),
         stages=(0.1, 0.01, 0.001),
         n_outer=20,
         published=None,
