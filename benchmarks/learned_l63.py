@@ -38,7 +38,9 @@ def modulator(seed: int):
             update, carry = self.net(grad.T, state.T, carry)
             return update.T, carry
 
-    return AlongTime(ConvLSTMGradMod1D(3, 48, inputs=StateAndGradient(mean=8.0, scale=12.0), key=jax.random.key(seed)))
+    standardised = StateAndGradient(mean=8.0, scale=12.0)
+    net = ConvLSTMGradMod1D(3, 64, 5, inputs=standardised, downsampling=2, key=jax.random.key(seed))
+    return AlongTime(net)
 
 
 if __name__ == "__main__":
@@ -49,7 +51,7 @@ if __name__ == "__main__":
         model=model,
         prior=prior,
         modulator=modulator,
-        training=Training(phases=((5, 400), (10, 200), (20, 500)), batch=32, piece=104, rate=3e-3),
+        training=Training(phases=((5, 400), (10, 300), (20, 700)), batch=32, piece=104, rate=3e-3, prior_weight=100.0),
         stages=(0.1, 0.01, 0.001),
         n_outer=20,
         published=None,

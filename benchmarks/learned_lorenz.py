@@ -32,12 +32,16 @@ TOGETHER = 8  # windows of one minimisation, which goes on until the last of the
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """`phases` are (iterations of the solver, steps of training); `piece` is the length of what it is trained on."""
+    """`phases` are (iterations of the solver, steps of training); `piece` is the length of what it is trained on.
+
+    `prior_weight` is the weight of the model's residual in the cost whose gradient the solver sees.
+    """
 
     phases: tuple[tuple[int, int], ...]
     batch: int
     piece: int
     rate: float
+    prior_weight: float = 1.0
 
     @property
     def n_steps(self) -> int:
@@ -221,7 +225,7 @@ def trained(setting: Setting, train: Windows, options, start: float) -> tuple[An
     method, rng, step = network(setting, options.seeds[0]), np.random.default_rng(options.seeds[0]), 0
     state = optimizer.init(parameters(method))
     for n_iterations, n_steps in plan.phases:
-        method, losses = method.with_(config=solver_config(n_iterations)), []
+        method, losses = method.with_(config=solver_config(plan, n_iterations)), []
         while len(losses) < n_steps and time.perf_counter() - start < options.budget:
             drawn = train.drawn(rng, plan.batch, plan.piece, circle=setting.circle)
             batch = vardax.Batch1D.from_observations(drawn.observations, target=drawn.truth)
@@ -230,13 +234,14 @@ def trained(setting: Setting, train: Windows, options, start: float) -> tuple[An
             if step % 50 == 0:
                 seconds = time.perf_counter() - start
                 print(f"step {step}: loss {np.mean(losses[-50:]):.3f}, {seconds:.0f} s", file=sys.stderr, flush=True)
-    return method.with_(config=solver_config(N_ITERATIONS)), step
+    return method.with_(config=solver_config(plan, N_ITERATIONS)), step
 
 
-def solver_config(n_iterations: int):
+def solver_config(plan: Training, n_iterations: int):
     from vardax.models import SolverConfig
 
-    return SolverConfig(n_steps=n_iterations, alpha=1.0, obs_weight=1 / NOISE_VARIANCE)
+    weights = {"obs_weight": 1 / NOISE_VARIANCE, "prior_weight": plan.prior_weight}
+    return SolverConfig(n_steps=n_iterations, alpha=1.0, **weights)
 
 
 def network(setting: Setting, seed: int):
@@ -249,7 +254,7 @@ def network(setting: Setting, seed: int):
         setting.prior(),
         MaskedIdentity(),
         setting.modulator(seed),
-        solver_config(N_ITERATIONS),
+        solver_config(setting.training, N_ITERATIONS),
         DirectAdjoint(),
         start=Interpolated(),
     )
