@@ -6,7 +6,8 @@ import numpy as np
 import optimistix as optx
 import pytest
 
-from vardax.adjoints.direct import DirectAdjoint, arrays_of, scan_steps, stop_gradient
+from vardax.adjoints.direct import DirectAdjoint, arrays_of, made_again, scan_steps, stop_gradient
+from vardax.networks.correlation import correlate
 
 FLOAT = jnp.result_type(float)
 TIGHT = {"rtol": 1e-12, "atol": 1e-12} if jnp.float64 == FLOAT else {"rtol": 1e-5, "atol": 1e-5}
@@ -104,3 +105,19 @@ def test_helpers_know_arrays_from_the_rest():
     assert arrays_of({"x": 1.0, "n": 2, "name": "b"}, like=tree)["name"] is None
     gradient = jax.grad(lambda x: jnp.sum(stop_gradient({"x": x, "name": "a"})["x"] ** 2))(jnp.ones(2))
     np.testing.assert_array_equal(gradient, jnp.zeros(2))
+
+
+def test_only_what_is_worth_keeping_is_not_made_again():
+    """Forward, and for the derivative with respect to x: a convolution each way, and the tanh twice."""
+    x, w = jnp.ones((1, 6, 2)), jnp.ones((3, 2, 2))
+
+    def loss(x):
+        return jnp.sum(jnp.tanh(correlate(x, w, ((1, 1),))))
+
+    def made(step):
+        jaxpr = str(jax.make_jaxpr(jax.grad(step))(x))
+        return jaxpr.count("vardax_correlate["), jaxpr.count(" tanh ")
+
+    assert made(made_again(loss)) == (2, 2)
+    assert made(jax.checkpoint(loss)) == (3, 2)
+    np.testing.assert_allclose(jax.grad(made_again(loss))(x), jax.grad(loss)(x), rtol=1e-5)

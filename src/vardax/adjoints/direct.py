@@ -13,22 +13,22 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optimistix as optx
-from jax.ad_checkpoint import checkpoint_name
+from jax.extend.core import Primitive
 from jaxtyping import Array, Bool, PyTree
 
 __all__ = ["DirectAdjoint", "arrays_of", "made_again", "scan_steps", "stop_gradient", "worth_keeping"]
 
-_WORTH_KEEPING = "vardax: worth keeping"
+_WORTH_KEEPING: set[Primitive] = set()
 
 
-def worth_keeping(x: Array) -> Array:
-    """Mark what costs much to make again and little to keep: `made_again` keeps it."""
-    return checkpoint_name(x, _WORTH_KEEPING)
+def worth_keeping(primitive: Primitive) -> None:
+    """Say of an operation that its results cost more to make again than to keep: `made_again` keeps them."""
+    _WORTH_KEEPING.add(primitive)
 
 
 def made_again(step: Callable) -> Callable:
-    """A step that is made again for its derivative, from its inputs and from what was marked as `worth_keeping`."""
-    return jax.checkpoint(step, policy=jax.checkpoint_policies.save_only_these_names(_WORTH_KEEPING))
+    """A step that is made again for its derivative, from its inputs and the results that are `worth_keeping`."""
+    return jax.checkpoint(step, policy=lambda primitive, *_, **__: primitive in _WORTH_KEEPING)
 
 
 class DirectAdjoint(optx.AbstractAdjoint):

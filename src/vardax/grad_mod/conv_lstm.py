@@ -24,7 +24,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from vardax.adjoints.direct import worth_keeping
 from vardax.dynamics.stepping import checked_count
 from vardax.grad_mod.channels import groups_of, in_groups, same_shape
 from vardax.grad_mod.inputs import AbstractInputs, GradientOnly, StateAndGradient
@@ -113,7 +112,7 @@ class AbstractConvLSTMGradMod(eqx.Module):
         factor, periodic = self.resampling.factor, self.resampling.periodic
         seen = on_multiples(self.inputs(grad, state), factor, type(self).__name__, periodic=periodic)
         seen = jnp.moveaxis(self.resampling.down(seen), 0, -1)
-        gates = worth_keeping(self.gates.channels_last(jnp.concatenate([seen, h], axis=-1)))
+        gates = self.gates.channels_last(jnp.concatenate([seen, h], axis=-1))
         enter, remember, leave, content = jnp.split(gates, 4, axis=-1)
         c = jax.nn.sigmoid(remember) * c + jax.nn.sigmoid(enter) * jnp.tanh(content)
         h = jax.nn.sigmoid(leave) * jnp.tanh(c)

@@ -36,6 +36,8 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
+from vardax.adjoints.direct import worth_keeping
+
 __all__ = ["correlate", "kernels"]
 
 Around: TypeAlias = tuple[tuple[int, int], ...]
@@ -150,6 +152,7 @@ def _kernels_on_cpu(x: Array, g: Array, *, padding: Around) -> Array:
 # -- the primitives --------------------------------------------------------------------------------------------------
 
 _correlate_p, _kernels_p = Primitive("vardax_correlate"), Primitive("vardax_kernels")
+worth_keeping(_correlate_p)  # a step of 4DVarNet that is made again makes what lies between two convolutions
 
 
 def _merged(arguments: Sequence[Array], axes: Sequence[int | None], *, padding: Around) -> tuple[Array, int]:
